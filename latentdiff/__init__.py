@@ -1,0 +1,23 @@
+"""Latent diffusion for sound and pictures: from a folder of captioned media to a generator.
+
+Heavy imports (torch, diffusers, transformers) happen when a name is first used, not here.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["InputError", "TextToAudioPipeline", "__version__"]
+
+from latentdiff.errors import InputError
+
+if TYPE_CHECKING:
+    from latentdiff.pipelines.text_to_audio import TextToAudioPipeline
+
+_HOMES = {"TextToAudioPipeline": "latentdiff.pipelines.text_to_audio"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'latentdiff' has no attribute '{name}'")

@@ -1,0 +1,225 @@
+"""The command line: signatures and help of every verb. What they do is imported when they run."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentdiff import __version__
+from latentdiff.errors import InputError
+from latentdiff.names import SAMPLER_NAMES
+
+app = typer.Typer(
+    name="latentdiff",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Sounds from text, and models of your own from a folder of captioned sounds.",
+)
+data_app = typer.Typer(rich_markup_mode=None, help="Check data sets and make them.")
+app.add_typer(data_app, name="data")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line; returns its exit code.
+
+    Bad input of any kind is one sentence on stderr and exit code 2; Ctrl-C is 130.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(arguments or ["--help"], prog_name="latentdiff", standalone_mode=False)
+    except InputError as error:
+        return _complain(str(error))
+    except typer.TyperException as error:  # an unknown option, a word where a number belongs, ...
+        return _complain(error.format_message())
+    except KeyboardInterrupt:
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _complain(sentence: str) -> int:
+    print(f"latentdiff: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"latentdiff {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog='Begin with: latentdiff generate "dog barking"')
+def top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end."),
+    ] = False,
+) -> None:
+    """Sounds from text, and models of your own from a folder of captioned sounds."""
+
+
+@app.command()
+def generate(
+    prompts: Annotated[list[str] | None, typer.Argument(help="What should be heard; one clip each.")] = None,
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="Bundled name, folder or hub id.")
+    ] = "starter-audio",
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="File (.wav, .flac, .ogg) or folder.")
+    ] = None,
+    duration: Annotated[float | None, typer.Option("-d", "--duration", help="Seconds.")] = None,
+    num: Annotated[int, typer.Option("-n", "--num", help="Clips of each prompt.")] = 1,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="How strongly the prompt steers; 1: plain.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What should not be heard.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the first clip; each next takes the next.")] = None,
+    sampler: Annotated[str | None, typer.Option(help=f"{', '.join(SAMPLER_NAMES)}.")] = None,
+    file: Annotated[Path | None, typer.Option("--prompts", help="More prompts, one a line.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; else the best.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw a spectrogram PNG beside each.")] = False,
+) -> None:
+    """Make sounds from prompts.
+
+    What is not said is the model's own choice, the seed is drawn, and the file gets a fresh name in the
+    current folder. Each file carries its recipe, which `latentdiff info FILE` shows.
+
+    \b
+    Examples:
+      latentdiff generate "dog barking"
+      latentdiff generate "a slow piano melody" "rain" -n 3 --seed 7 -o sounds/
+      latentdiff generate "birds" -m runs/diffusion/pipeline -d 8 --steps 30 -o birds.flac --plot
+    """
+    from latentdiff.commands.generate import Request, read_prompts
+    from latentdiff.commands.generate import generate as run
+
+    request = Request(
+        prompts=[*(prompts or []), *(read_prompts(file) if file else [])],
+        model=model,
+        output=output,
+        duration=duration,
+        num=num,
+        steps=steps,
+        guidance=guidance,
+        negative=negative,
+        seed=seed,
+        sampler=sampler,
+        device=device,
+        dtype=dtype,
+        overwrite=overwrite,
+        plot=plot,
+    )
+    run(request)
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file, for example configs/debug/audio_vae.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Win over the file.")
+    ] = None,
+) -> int:
+    """Train a model from a configuration.
+
+    The configuration's `stage` says which: vae, vocoder, clap, diffusion or judge. It runs in this one
+    process, so that Ctrl-C and a cluster's signals reach it. For several GPUs let accelerate start it,
+    with the same configuration:
+
+    \b
+      accelerate launch train.py CONFIG [KEY=VALUE]...
+
+    \b
+    Example:
+      latentdiff train configs/debug/audio_vae.yaml data.path=my-sounds output=runs/vae
+    """
+    from latentdiff.training.launch import main as launch
+
+    return launch([config, *(overrides or [])])
+
+
+@data_app.command()
+def scan(
+    folder: Annotated[
+        Path, typer.Argument(help="Sounds with metadata.jsonl, metadata.csv or .txt sidecars.")
+    ],
+    caption_key: Annotated[
+        str | None, typer.Option(help="Metadata column with the caption. [default: text, else caption]")
+    ] = None,
+) -> int:
+    """List all faults of a folder of sounds.
+
+    Every caption and every sample is read. The exit code is 1 if there is a fault.
+
+    \b
+    Example:
+      latentdiff data scan my-sounds
+    """
+    from latentdiff.data.scan import scan_folder
+
+    report = scan_folder(folder, caption_key)
+    print(report.render(), end="")
+    return 1 if report.faults else 0
+
+
+@data_app.command()
+def soundbank(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    clips: Annotated[int, typer.Option(help="How many.")] = 1000,
+    seconds: Annotated[float, typer.Option(help="Length of each.")] = 4.096,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same clips.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes. [default: one a core]")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a folder that is not empty.")
+    ] = False,
+) -> None:
+    """Render captioned sounds with FluidSynth.
+
+    The bundled model starter-audio was trained on them.
+
+    \b
+    Example:
+      latentdiff data soundbank data/soundbank --clips 2000 --seconds 4.096 --seed 0
+    """
+    from latentdiff.data.soundbank.render import render_soundbank
+
+    render_soundbank(out, clips, seconds, seed, workers=workers, overwrite=overwrite)
+    print(f"{out}  {clips} clips of {seconds:g} s")
+
+
+@app.command()
+def info(
+    subject: Annotated[
+        str, typer.Argument(metavar="MODEL_OR_FILE", help="Bundled name, folder or sound file.")
+    ],
+) -> None:
+    """Show a model's parts or a sound's recipe.
+
+    \b
+    Examples:
+      latentdiff info starter-audio
+      latentdiff info dog-barking.wav
+    """
+    from latentdiff.commands.info import describe
+
+    print(describe(subject))
+
+
+@app.command()
+def doctor() -> int:
+    """Check this machine and say what to mend.
+
+    Versions, the torch/torchaudio pair, audio formats, bundled models, sound fonts, devices and disk.
+
+    \b
+    Example:
+      latentdiff doctor
+    """
+    from latentdiff.doctor import report
+
+    return report()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

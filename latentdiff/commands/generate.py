@@ -1,0 +1,253 @@
+"""The verb ``generate``: check everything, then load the model, then write one file a clip."""
+
+import re
+import secrets
+import sys
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentdiff import __version__
+from latentdiff.commands.info import read_json
+from latentdiff.commands.outputs import plan_outputs
+from latentdiff.errors import InputError
+from latentdiff.names import BUNDLED, MAX_SECONDS, SAMPLER_NAMES, bundled_folder
+
+if TYPE_CHECKING:
+    import torch
+
+PIPELINE = "TextToAudioPipeline"
+MAX_STEPS = 1000
+MAX_CLIPS = 10_000
+MAX_SEED = 2**63 - 1
+KINDS = ("cuda", "mps", "xpu", "cpu")
+"""Devices, best first; each is a module of torch with ``device_count``."""
+DTYPES = ("float32", "float16", "bfloat16")
+BATCH_CLIPS, BATCH_SECONDS = 8, 80.0
+"""Clips taken through the model at once: as many as fit both bounds, so that long clips go one by one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for, in the words of the command line; None leaves a choice to the model."""
+
+    prompts: list[str]
+    model: str
+    output: str | None
+    duration: float | None
+    num: int
+    steps: int | None
+    guidance: float | None
+    negative: str | None
+    seed: int | None
+    sampler: str | None
+    device: str | None
+    dtype: str
+    overwrite: bool
+    plot: bool
+
+
+def read_prompts(file: Path) -> list[str]:
+    """The prompts of a text file, one a line; blank lines are left out.
+
+    Raises:
+        InputError: if it cannot be read as text or holds no prompt.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read the prompts of {file}: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"cannot read the prompts of {file}: it is not UTF-8 text.") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise InputError(f"{file} holds no prompt; write one a line.")
+    return prompts
+
+
+def generate(request: Request) -> None:
+    """Write the clips and print each one's file, duration and seed.
+
+    Raises:
+        InputError: for anything that cannot be done, before any weights load if it can be known then.
+    """
+    check(request)
+    files = plan_outputs(request.output, request.prompts, request.num, request.overwrite, request.plot)
+    seed = secrets.randbelow(2**31) if request.seed is None else request.seed
+    pipe = load_pipeline(request)
+    prompts = [prompt for prompt in request.prompts for _ in range(request.num)]
+    batch = max(1, min(BATCH_CLIPS, int(BATCH_SECONDS / (request.duration or BATCH_SECONDS / BATCH_CLIPS))))
+    for first in range(0, len(files), batch):
+        clips = slice(first, first + batch)
+        write_batch(request, pipe, prompts[clips], files[clips], seed + first)
+
+
+def check(request: Request) -> None:
+    """Refuse what can be refused without the model.
+
+    Raises:
+        InputError: naming the argument, its value and what it may be.
+    """
+    if not request.prompts:
+        raise InputError('nothing to generate: give a prompt, for example latentdiff generate "dog barking".')
+    for prompt in request.prompts:
+        if not prompt.strip():
+            raise InputError("the prompt is empty; say in words what should be heard.")
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise InputError(f"the prompt {prompt!r} is not valid UTF-8 text.")
+    if request.duration is not None and not 0 < request.duration <= MAX_SECONDS:
+        raise InputError(
+            f"--duration is {request.duration:g} s; it must be more than 0 and at most {MAX_SECONDS:g} s."
+        )
+    if request.steps is not None and not 1 <= request.steps <= MAX_STEPS:
+        raise InputError(f"--steps is {request.steps}; it must be from 1 to {MAX_STEPS}.")
+    if request.guidance is not None and not 0 <= request.guidance <= 100:
+        raise InputError(f"--guidance is {request.guidance:g}; it must be from 0 to 100.")
+    clips = len(request.prompts) * request.num
+    if request.num < 1 or clips > MAX_CLIPS:
+        raise InputError(f"--num is {request.num}, {clips} clips in all; it must give from 1 to {MAX_CLIPS}.")
+    if request.seed is not None and not 0 <= request.seed <= MAX_SEED - clips + 1:
+        raise InputError(
+            f"--seed is {request.seed}; it and the clips after it must stay from 0 to {MAX_SEED}."
+        )
+    if request.sampler is not None:
+        _require_choice("sampler", request.sampler, SAMPLER_NAMES)
+    _require_choice("dtype", request.dtype, DTYPES)
+    if request.device is not None and not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d{1,3})?", request.device):
+        raise InputError(f"unknown --device '{request.device}'; use cpu, cuda, cuda:1 or mps.")
+    check_model(request.model)
+
+
+def check_model(model: str) -> None:
+    """Refuse a model that is neither bundled, nor a pipeline folder, nor can be a hub id.
+
+    Raises:
+        InputError: with the nearest bundled name.
+    """
+    if model in BUNDLED:
+        bundled_folder(model)
+        return
+    folder = Path(model)
+    if (folder / "model_index.json").is_file():
+        kind = read_json(folder / "model_index.json").get("_class_name")
+        if kind != PIPELINE:
+            raise InputError(f"{model} holds a pipeline of the class {kind}; generate takes a {PIPELINE}.")
+        return
+    if folder.is_dir():
+        raise InputError(
+            f"{model} is a folder without model_index.json, so no pipeline; training writes OUTPUT/pipeline."
+        )
+    is_hub_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model) and not Path(model).parent.exists()
+    if not is_hub_id:
+        near = get_close_matches(model, BUNDLED, n=1, cutoff=0.0)[0]
+        raise InputError(
+            f"unknown model '{model}'; did you mean '{near}'? "
+            "A model is a bundled name, a pipeline folder or a hub id (owner/name)."
+        )
+
+
+def load_pipeline(request: Request) -> Any:
+    """The model on its device, with the sampler that was asked for."""
+    from latentdiff.doctor import check_torch_pair
+
+    check_torch_pair()
+    device, dtype = _device_and_dtype(request)
+    import diffusers.utils.logging
+    import transformers.utils.logging
+    from safetensors import SafetensorError
+
+    from latentdiff import TextToAudioPipeline
+
+    diffusers.utils.logging.disable_progress_bar()  # of loading: a second's worth, in two layers
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        pipe = TextToAudioPipeline.from_pretrained(request.model, dtype=dtype)
+    except InputError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        SafetensorError,
+    ) as error:  # not to be fetched, or not such a model, or broken
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise InputError(f"cannot load the model '{request.model}': {reason}.") from error
+    pipe.set_progress_bar_config(disable=not sys.stderr.isatty())
+    if request.sampler is not None:
+        from latentdiff.diffusion.samplers import make_scheduler
+
+        pipe.scheduler = make_scheduler(request.sampler, pipe.scheduler.config)
+    return pipe.to(device)
+
+
+def write_batch(request: Request, pipe: Any, prompts: list[str], files: list[Path], seed: int) -> None:
+    """Generate some clips at once, each with a generator of its own, and write them."""
+    import torch
+
+    from latentdiff.media.audio import save_spectrogram, write_audio
+    from latentdiff.pipelines.base import GenerationError
+
+    seeds = range(seed, seed + len(files))
+    generators = [
+        torch.Generator().manual_seed(number) for number in seeds
+    ]  # on the CPU: alike on any device
+    try:
+        out = pipe(
+            prompts,
+            audio_length_in_s=request.duration,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance,
+            negative_prompt=request.negative,
+            generator=generators,
+        )
+    except GenerationError as error:
+        raise InputError(f"nothing was written: {error}") from error
+    for prompt, file, clip_seed, wave in zip(prompts, files, seeds, out.audios, strict=True):
+        seconds = len(wave) / out.sampling_rate
+        recipe = {
+            "prompt": prompt,
+            "negative_prompt": request.negative,
+            "seed": clip_seed,
+            "steps": request.steps if request.steps is not None else pipe.config.default_steps,
+            "guidance": request.guidance if request.guidance is not None else pipe.config.default_guidance,
+            "sampler": request.sampler or sampler_name(pipe.scheduler),
+            "duration": request.duration if request.duration is not None else seconds,
+            "model": request.model,
+            "latentdiff": __version__,
+        }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_audio(file, wave, out.sampling_rate, recipe, overwrite=request.overwrite)
+        if request.plot:
+            save_spectrogram(file.with_suffix(".png"), wave, out.sampling_rate)
+        print(f"{file}  {seconds:.2f} s  seed {clip_seed}", flush=True)
+
+
+def sampler_name(scheduler: Any) -> str:
+    """The name under which ``--sampler`` gives this scheduler; its class for a foreign one."""
+    from latentdiff.diffusion.samplers import SAMPLERS
+
+    names = (name for name, (kind, _) in SAMPLERS.items() if type(scheduler) is kind)
+    return next(names, type(scheduler).__name__)
+
+
+def _require_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        near = get_close_matches(value, choices, n=1, cutoff=0.0)[0]
+        raise InputError(
+            f"unknown {what} '{value}'; did you mean '{near}'? Choose one of {', '.join(choices)}."
+        )
+
+
+def _device_and_dtype(request: Request) -> "tuple[str, torch.dtype]":
+    """The device that was asked for or the best one, and the dtype, if they go together here."""
+    import torch
+
+    device = request.device or next(kind for kind in KINDS if getattr(torch, kind).device_count())
+    kind, _, index = device.partition(":")
+    if int(index or 0) >= getattr(torch, kind).device_count():
+        raise InputError(
+            f"there is no device '{device}' on this machine; leave --device out to take the best one."
+        )
+    if kind == "cpu" and request.dtype == "float16":
+        raise InputError("float16 is not for the CPU; use --dtype float32 or bfloat16.")
+    return device, getattr(torch, request.dtype)

@@ -1,0 +1,1 @@
+"""Folders of captioned media: reading, checking and making them."""

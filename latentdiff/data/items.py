@@ -1,0 +1,124 @@
+"""Training items and their order. Both are pure functions of (seed, step), so a resumed run sees the same data.
+
+An item is drawn by a `Draw`: which row, and the seed of everything random about it (its crop, its wording).
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from latentdiff.data.folder import Row
+from latentdiff.errors import InputError
+from latentdiff.media.audio import read_audio
+
+
+class Draw(NamedTuple):
+    """One item of one batch."""
+
+    row: int
+    seed: int
+
+
+def split_rows(rows: list[Row], held_out: float) -> tuple[list[Row], list[Row]]:
+    """Training and held-out rows, by a hash of the file name: the same split for every recipe, seed and order.
+
+    Raises:
+        InputError: if there are fewer than two rows.
+    """
+    if len(rows) < 2:
+        raise InputError(f"{len(rows)} captioned file is too few to train on; at least 2 are needed.")
+    ranked = sorted(rows, key=lambda row: hashlib.sha256(row.path.name.encode()).digest())
+    count = min(max(1, round(held_out * len(rows))), len(rows) - 1)
+    return sorted(ranked[count:], key=lambda row: row.path), sorted(ranked[:count], key=lambda row: row.path)
+
+
+class GlobalBatches(Sampler[list[Draw]]):
+    """The batches of one process: its share of each global batch, from a given step on, without end.
+
+    Every epoch is a permutation seeded by (seed, epoch) and batches run over epoch borders, so that the
+    global order does not depend on the number of processes.
+
+    Args:
+        items: number of rows.
+        batch: global batch size, a multiple of ``micro`` * ``processes``.
+        micro: items a yielded batch.
+        seed: the run's seed.
+        start: first step, 0 for a new run.
+        rank: this process.
+        processes: number of processes.
+    """
+
+    def __init__(
+        self, items: int, batch: int, micro: int, seed: int, start: int, rank: int, processes: int
+    ) -> None:
+        self.items, self.batch, self.micro, self.seed = items, batch, micro, seed
+        self.start, self.rank, self.processes = start, rank, processes
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        step = self.start
+        while True:
+            positions = range(step * self.batch, (step + 1) * self.batch)
+            for first in range(self.rank * self.micro, self.batch, self.micro * self.processes):
+                yield [self._draw(position) for position in positions[first : first + self.micro]]
+            step += 1
+
+    def _draw(self, position: int) -> Draw:
+        epoch, place = divmod(position, self.items)
+        return Draw(int(self._permutation(epoch)[place]), _mix(self.seed, position))
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if getattr(self, "_epoch", None) != epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.items)
+        return self._order
+
+
+def _mix(seed: int, position: int) -> int:
+    return int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
+
+
+@dataclass(frozen=True)
+class WaveItems(Dataset[dict[str, Any]]):
+    """Crops of captioned recordings.
+
+    An item is ``wave`` (samples,) float32, ``caption`` str, ``row`` int. A longer file is cropped at a random
+    place, a shorter one ends in silence; an unreadable one raises, it is never replaced.
+    """
+
+    rows: list[Row]
+    sampling_rate: int
+    samples: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        row = self.rows[draw.row]
+        rng = np.random.default_rng(draw.seed)
+        wave = self.crop(row, float(rng.random()))
+        caption = row.captions[int(rng.integers(len(row.captions)))] if row.captions else ""
+        return {"wave": torch.from_numpy(wave), "caption": caption, "row": draw.row}
+
+    def crop(self, row: Row, place: float = 0.0) -> np.ndarray:
+        """``samples`` samples of a file, from ``place`` (0 to 1) of what there is to choose from."""
+        import soundfile
+
+        seconds = self.samples / self.sampling_rate
+        info = soundfile.info(str(row.path))
+        start = place * max(0.0, info.frames / info.samplerate - seconds)
+        wave, _ = read_audio(row.path, self.sampling_rate, start, seconds)
+        return np.pad(wave[: self.samples], (0, max(0, self.samples - len(wave))))
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stacks tensors and lists the rest."""
+    batch: dict[str, Any] = {}
+    for key in items[0]:
+        values = [item[key] for item in items]
+        batch[key] = torch.stack(values) if isinstance(values[0], torch.Tensor) else values
+    return batch

@@ -1,0 +1,197 @@
+"""The one home of sampling rate, FFT size, hop and mel bands: waveform <-> log-mel <-> x.
+
+Shapes: B batch, S samples, T frames, F mel bands, C channels of x.
+Every mel model in the field belongs to exactly one such definition: a vocoder fed with another one's
+mels gives noise, so the definition travels inside the VAE's and the vocoder's ``config.json`` as ``mel``.
+"""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import torch
+import torchaudio.functional as F_audio
+from torch import Tensor, nn
+
+from latentdiff.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MelConfig:
+    """A mel front end, complete enough to be compared with another one."""
+
+    sampling_rate: int
+    """Hz."""
+    n_fft: int
+    hop_length: int
+    win_length: int
+    n_mels: int
+    fmin: float
+    """Lowest edge of the filter bank, Hz."""
+    fmax: float
+    log: Literal["ln", "log10"] = "ln"
+    clamp: float = 1e-5
+    """Magnitudes below this are raised to it before the logarithm."""
+    padding: Literal["frame", "center"] = "frame"
+    """Reflect padding at each end: ``frame`` (n_fft - hop)/2, as HiFi-GAN; ``center`` n_fft/2, as TacotronSTFT."""
+    subtract_mean: bool = False
+    """Remove the waveform's mean first (AudioLDM)."""
+    peak: float | None = None
+    """Scale the waveform to this peak first; None keeps its natural level."""
+    shift: float = 0.0
+    scale: float = 1.0
+    """x = (log_mel - shift) / scale."""
+    flip: bool = False
+    """Highest band first in x (Auffusion)."""
+    frequency_first: bool = False
+    """x is (B, C, F, T) and not (B, C, T, F) (Auffusion)."""
+    channels: int = 1
+    """Copies of the mel in x (Auffusion: 3, for an RGB autoencoder)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values, for a ``config.json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "MelConfig":
+        """The inverse of `to_dict`.
+
+        Raises:
+            InputError: if a key is unknown or one without a default is missing.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise InputError(f"mel definition has unknown keys {unknown}; known are {sorted(known)}.")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise InputError(f"mel definition is incomplete: {error}.") from error
+
+    def frames(self, samples: int) -> int:
+        """Number of mel frames of a waveform of ``samples`` samples."""
+        return samples // self.hop_length + (1 if self.padding == "center" else 0)
+
+
+# Sources of the constants: AudioLDM audioldm_train/config and audioldm2/utils.py (inference pads n_fft/2,
+# the trainer (n_fft-hop)/2: half a hop apart); Auffusion converter.py; Make-An-Audio preprocess/NAT_mel.py;
+# HiFi-GAN config_v1.json and meldataset.py.
+_LN_CLAMP, _LN_200 = math.log(1e-5), math.log(200.0)
+PRESETS: dict[str, MelConfig] = {
+    "audioldm-16k-64": MelConfig(
+        sampling_rate=16000, n_fft=1024, hop_length=160, win_length=1024, n_mels=64, fmin=0.0, fmax=8000.0,
+        padding="center", subtract_mean=True, peak=0.5,
+    ),
+    "audioldm-48k-256": MelConfig(
+        sampling_rate=48000, n_fft=2048, hop_length=480, win_length=2048, n_mels=256, fmin=20.0, fmax=24000.0,
+        padding="center", subtract_mean=True, peak=0.5,
+    ),
+    "auffusion-16k-256": MelConfig(
+        sampling_rate=16000, n_fft=2048, hop_length=160, win_length=1024, n_mels=256, fmin=0.0, fmax=8000.0,
+        peak=0.95, shift=(_LN_CLAMP + _LN_200) / 2, scale=(_LN_200 - _LN_CLAMP) / 2,
+        flip=True, frequency_first=True, channels=3,
+    ),
+    "maa-16k-80": MelConfig(
+        sampling_rate=16000, n_fft=1024, hop_length=256, win_length=1024, n_mels=80, fmin=0.0, fmax=8000.0,
+        log="log10",
+    ),
+    "hifigan-22k-80": MelConfig(
+        sampling_rate=22050, n_fft=1024, hop_length=256, win_length=1024, n_mels=80, fmin=0.0, fmax=8000.0,
+        peak=0.95,
+    ),
+    # Ours. 62.5 frames a second keep the latent and the vocoder small on a laptop; the natural level is kept,
+    # because "quiet" and "loud" are words of the prompt; shift and scale bring x to about zero mean and unit
+    # variance on the sound bank.
+    "starter-16k-64": MelConfig(
+        sampling_rate=16000, n_fft=1024, hop_length=256, win_length=1024, n_mels=64, fmin=0.0, fmax=8000.0,
+        shift=-7.0, scale=3.5,
+    ),
+}  # fmt: skip
+
+
+def resolve_mel(mel: "str | dict[str, Any] | MelConfig") -> MelConfig:
+    """A mel definition from a preset's name, a dict of its fields, or itself.
+
+    Raises:
+        InputError: if the name is no preset (the nearest one is suggested) or the dict is not complete.
+    """
+    if isinstance(mel, MelConfig):
+        return mel
+    if isinstance(mel, dict):
+        return MelConfig.from_dict(mel)
+    if mel not in PRESETS:
+        near = get_close_matches(mel, PRESETS, n=1, cutoff=0.0)[0]
+        raise InputError(f"unknown mel preset '{mel}'; did you mean '{near}'? Presets: {', '.join(PRESETS)}.")
+    return PRESETS[mel]
+
+
+def require_same_mel(first: MelConfig, first_name: str, second: MelConfig, second_name: str) -> None:
+    """Refuse two components whose mels differ.
+
+    Raises:
+        InputError: with both definitions and the fields in which they differ.
+    """
+    if first == second:
+        return
+    a, b = first.to_dict(), second.to_dict()
+    differing = ", ".join(f"{key}: {a[key]} / {b[key]}" for key in a if a[key] != b[key])
+    raise InputError(
+        f"{first_name} and {second_name} do not speak the same mel ({differing}); use a pair trained on one "
+        f"definition.\n  {first_name}: {a}\n  {second_name}: {b}"
+    )
+
+
+class LogMel(nn.Module):
+    """Waveform -> log-mel -> x and back to log-mel, for one `MelConfig` (slaney filters, magnitude STFT)."""
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, config: MelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("window", torch.hann_window(config.win_length), persistent=False)
+        filters = F_audio.melscale_fbanks(
+            config.n_fft // 2 + 1, config.fmin, config.fmax, config.n_mels, config.sampling_rate,
+            norm="slaney", mel_scale="slaney",
+        )  # fmt: skip
+        self.register_buffer("filters", filters, persistent=False)  # (n_fft // 2 + 1, F)
+
+    def prepare(self, wave: Tensor) -> Tensor:
+        """Level the waveform (B, S) as this front end wants it: mean, peak, and never beyond +-1."""
+        if self.config.subtract_mean:
+            wave = wave - wave.mean(-1, keepdim=True)
+        if self.config.peak is not None:
+            wave = wave * (self.config.peak / wave.abs().amax(-1, keepdim=True).clamp(min=1e-8))
+        return wave.clamp(-1.0, 1.0)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """Log-mel (B, T, F) of a waveform (B, S) in [-1, 1] that was `prepare`d already."""
+        config = self.config
+        pad = config.n_fft // 2 if config.padding == "center" else (config.n_fft - config.hop_length) // 2
+        if wave.shape[-1] <= pad:  # reflection needs more samples than it mirrors
+            wave = nn.functional.pad(wave, (0, pad + 1 - wave.shape[-1]))
+        wave = nn.functional.pad(wave[:, None], (pad, pad), mode="reflect")[:, 0]
+        spectrum = torch.stft(
+            wave, config.n_fft, config.hop_length, config.win_length, self.window, center=False, return_complex=True
+        )
+        mel = (spectrum.abs().mT @ self.filters).clamp(min=config.clamp)
+        return mel.log() if config.log == "ln" else mel.log10()
+
+    def to_x(self, log_mel: Tensor) -> Tensor:
+        """x (B, C, T, F), or (B, C, F, T) if ``frequency_first``, of a log-mel (B, T, F)."""
+        x = (log_mel - self.config.shift) / self.config.scale
+        if self.config.flip:
+            x = x.flip(-1)
+        if self.config.frequency_first:
+            x = x.mT
+        return x[:, None].expand(-1, self.config.channels, -1, -1)
+
+    def from_x(self, x: Tensor) -> Tensor:
+        """Log-mel (B, T, F) of x; the exact inverse of `to_x`. Channels are averaged."""
+        log_mel = x.mean(1)
+        if self.config.frequency_first:
+            log_mel = log_mel.mT
+        if self.config.flip:
+            log_mel = log_mel.flip(-1)
+        return log_mel * self.config.scale + self.config.shift

@@ -1,0 +1,149 @@
+"""Prompts -> tau: T5 token sequences (cross-attention) and CLAP embeddings (FiLM), or both.
+
+Shapes: B batch, N tokens, D width of the T5 encoder, P width of the CLAP projection.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import Unigram
+from tokenizers.trainers import UnigramTrainer
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from latentdiff.config import NewTextEncoder
+
+logger = logging.getLogger(__name__)
+
+MAX_TOKENS = 64
+"""Longest prompt of a text encoder trained here, in tokens."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """tau: what the denoiser is told. At least one of the two parts is there."""
+
+    tokens: Tensor | None = None
+    """(B, N, D), read by cross-attention."""
+    mask: Tensor | None = None
+    """(B, N), 1 where a token is real."""
+    pooled: Tensor | None = None
+    """(B, P), unit length; added to the time embedding (FiLM, as AudioLDM has it)."""
+
+    def unet_arguments(self) -> dict[str, Any]:
+        """The keyword arguments under which `UNet2DConditionModel` knows these."""
+        arguments: dict[str, Any] = {
+            "encoder_hidden_states": self.tokens,
+            "encoder_attention_mask": self.mask,
+            "class_labels": self.pooled,
+        }
+        return arguments
+
+    def repeat(self, times: int) -> "Conditioning":
+        """Each row ``times`` times in a row: (B, ...) -> (B * times, ...)."""
+        return self._each(lambda part: part.repeat_interleave(times, dim=0))
+
+    def rows(self, index: slice) -> "Conditioning":
+        """Some rows of the batch."""
+        return self._each(lambda part: part[index])
+
+    def _each(self, change: Any) -> "Conditioning":
+        parts = (self.tokens, self.mask, self.pooled)
+        return Conditioning(*(None if part is None else change(part) for part in parts))
+
+
+def new_tokenizer(captions: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A lower-casing unigram tokenizer with T5's special tokens, learnt from captions.
+
+    Every letter of the alphabet is a piece, so that no English word is unknown.
+    """
+    tokenizer = Tokenizer(Unigram())
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " ")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace()]
+    )
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = UnigramTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<pad>", "</s>", "<unk>"],
+        unk_token="<unk>",
+        initial_alphabet=list("▁abcdefghijklmnopqrstuvwxyz0123456789,.-'"),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=MAX_TOKENS,
+        padding_side="right",
+    )
+
+
+def new_t5(config: NewTextEncoder, vocabulary: int) -> T5EncoderModel:
+    """A small T5 encoder (pre-norm, relative positions, gated GELU as in T5 1.1)."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=vocabulary,
+            d_model=config.width,
+            d_kv=config.width // config.heads,
+            d_ff=2 * config.width,
+            num_layers=config.layers,
+            num_heads=config.heads,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+            relative_attention_max_distance=MAX_TOKENS,
+        )
+    )
+
+
+def load_text_encoder(source: str) -> tuple[T5EncoderModel, PreTrainedTokenizerBase]:
+    """A published T5 (flan-t5 for example) or one of ours, by folder or hub id."""
+    return T5EncoderModel.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> tuple[Tensor, Tensor]:
+    """Token ids (B, N) and mask (B, N), padded to the longest prompt; says what it had to cut off."""
+    limit = min(tokenizer.model_max_length, 512)
+    for prompt in prompts:
+        ids = tokenizer(prompt, verbose=False).input_ids
+        if len(ids) > limit:
+            lost = tokenizer.decode(ids[limit - 1 :], skip_special_tokens=True)
+            logger.warning("the prompt is longer than %d tokens; not read: '%s'", limit, lost)
+    batch = tokenizer(prompts, padding="longest", truncation=True, max_length=limit, return_tensors="pt")
+    return batch.input_ids, batch.attention_mask
+
+
+def encode_tokens(encoder: T5EncoderModel, ids: Tensor, mask: Tensor) -> Conditioning:
+    """tau as a token sequence, of ids (B, N) and mask (B, N)."""
+    ids, mask = ids.to(encoder.device), mask.to(encoder.device)
+    return Conditioning(tokens=encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask=mask)
+
+
+def concatenate(first: Conditioning, second: Conditioning) -> Conditioning:
+    """The rows of both; the shorter token sequence is padded and masked."""
+    tokens = mask = pooled = None
+    if first.tokens is not None and second.tokens is not None:
+        assert first.mask is not None and second.mask is not None
+        length = max(first.tokens.shape[1], second.tokens.shape[1])
+        tokens = torch.cat([_lengthen(part.tokens, length) for part in (first, second)])
+        mask = torch.cat([_lengthen(part.mask, length) for part in (first, second)])
+    if first.pooled is not None and second.pooled is not None:
+        pooled = torch.cat([first.pooled, second.pooled])
+    return Conditioning(tokens, mask, pooled)
+
+
+def _lengthen(part: Tensor | None, length: int) -> Tensor:
+    """Zeros up to ``length`` along the token axis (1)."""
+    assert part is not None
+    padding = part.new_zeros(part.shape[0], length - part.shape[1], *part.shape[2:])
+    return torch.cat([part, padding], dim=1)

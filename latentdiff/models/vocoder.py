@@ -1,0 +1,57 @@
+"""The vocoder log-mel -> waveform: transformers' `SpeechT5HifiGan` (HiFi-GAN, Kong et al. 2020)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
+
+from latentdiff.config import GeneratorConfig
+from latentdiff.errors import InputError
+from latentdiff.media.mel import MelConfig, resolve_mel
+
+
+def new_vocoder(config: GeneratorConfig, mel: MelConfig) -> SpeechT5HifiGan:
+    """A vocoder of one mel definition, which it carries in its ``config.json``.
+
+    Raises:
+        InputError: if the upsampling rates do not multiply to the mel's hop.
+    """
+    hop = math.prod(config.upsample_rates)
+    if hop != mel.hop_length:
+        raise InputError(
+            f"generator.upsample_rates {list(config.upsample_rates)} multiply to {hop}, but the mel's hop is "
+            f"{mel.hop_length}; choose rates with that product."
+        )
+    vocoder = SpeechT5HifiGan(
+        SpeechT5HifiGanConfig(
+            model_in_dim=mel.n_mels,
+            sampling_rate=mel.sampling_rate,
+            upsample_initial_channel=config.upsample_initial_channel,
+            upsample_rates=list(config.upsample_rates),
+            upsample_kernel_sizes=list(config.upsample_kernel_sizes),
+            resblock_kernel_sizes=list(config.resblock_kernel_sizes),
+            resblock_dilation_sizes=[list(dilations) for dilations in config.resblock_dilation_sizes],
+            normalize_before=True,
+            mel=mel.to_dict(),
+        )
+    )
+    # HiFi-GAN draws its weights with deviation 0.01 and leans on weight normalisation to grow them; without
+    # that, the output is 1e-6 and the first thousand steps are lost. PyTorch's own scale starts at once.
+    for module in vocoder.modules():
+        if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+            module.reset_parameters()
+    return vocoder
+
+
+@torch.no_grad()
+def set_normalisation(vocoder: SpeechT5HifiGan, log_mel: Tensor) -> None:
+    """Let the vocoder normalise its input by the mean and deviation an element band of a log-mel (B, T, F)."""
+    vocoder.mean.copy_(log_mel.mean((0, 1)))
+    vocoder.scale.copy_(log_mel.std((0, 1)).clamp(min=1e-3))
+
+
+def vocoder_mel(vocoder: SpeechT5HifiGan) -> MelConfig | None:
+    """The mel definition a vocoder was trained on, if it carries one."""
+    definition = getattr(vocoder.config, "mel", None)
+    return resolve_mel(definition) if definition else None

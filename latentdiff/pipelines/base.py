@@ -1,0 +1,132 @@
+"""What both pipelines share: prompts to tau, the guided denoising loop, and how a pipeline is found and saved.
+
+Shapes: B prompts times media a prompt, z (B, C, h, w).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from latentdiff.errors import InputError
+from latentdiff.models.clap import embed_text
+from latentdiff.models.text import Conditioning, concatenate, encode_tokens, tokenize
+from latentdiff.names import BUNDLED, bundled_folder
+
+Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
+"""diffusers' ``callback_on_step_end(pipeline, step, timestep, {"latents": z}) -> {"latents": z}``."""
+
+
+class GenerationError(RuntimeError):
+    """The model made something that is not finite; no file is written from it."""
+
+
+class LatentDiffusionPipeline(DiffusionPipeline):
+    """Prompt -> tau -> z_0, whatever the medium. The subclasses decode z_0."""
+
+    _callback_tensor_inputs = ["latents"]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """A pipeline by the name of a bundled model, by folder, or by hub id (see diffusers' own arguments).
+
+        Raises:
+            InputError: if a folder is no pipeline folder.
+        """
+        name = str(pretrained_model_name_or_path)
+        folder = bundled_folder(name) if name in BUNDLED else Path(name)
+        if folder.is_dir() and not (folder / "model_index.json").is_file():
+            raise InputError(f"{name} is no pipeline folder: it has no model_index.json.")
+        return super().from_pretrained(str(folder) if folder.is_dir() else name, **kwargs)
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: list[str]) -> Conditioning:
+        """tau of the prompts; padding is masked, so a prompt means the same alone and among longer ones."""
+        tokens = mask = pooled = None
+        if self.text_encoder is not None:
+            encoded = encode_tokens(self.text_encoder, *tokenize(self.tokenizer, prompts))
+            tokens, mask = encoded.tokens, encoded.mask
+        if self.clap is not None:
+            pooled = embed_text(self.clap, *tokenize(self.clap_tokenizer, prompts)).to(self.unet.dtype)
+        return Conditioning(tokens, mask, pooled)
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        z: Tensor,
+        tau: Conditioning,
+        negative: Conditioning | None,
+        guidance_scale: float,
+        steps: int,
+        generator: Any,
+        callback: Callback | None,
+    ) -> Tensor:
+        """z_T (B, C, h, w), unit variance, to z_0 by the scheduler's steps.
+
+        With ``negative`` the prediction is eps_neg + s (eps - eps_neg) (Ho & Salimans 2022, equation 6).
+        """
+        self._interrupt = False
+        self.scheduler.set_timesteps(steps, device=z.device)
+        z = z * self.scheduler.init_noise_sigma
+        both = tau if negative is None else concatenate(negative, tau)
+        extra = self._scheduler_arguments(generator)
+        for number, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            if self._interrupt:
+                break
+            twice = z if negative is None else torch.cat([z, z])
+            prediction = self.unet(self.scheduler.scale_model_input(twice, t), t, **both.unet_arguments()).sample
+            if negative is not None:
+                without, with_prompt = prediction.chunk(2)
+                prediction = without + guidance_scale * (with_prompt - without)
+            z = self.scheduler.step(prediction, t, z, **extra).prev_sample
+            if callback is not None:
+                z = callback(self, number, t, {"latents": z}).get("latents", z)
+        if not torch.isfinite(z).all():
+            raise GenerationError(
+                "the model's latents are not finite; try --dtype float32, or another sampler or guidance scale."
+            )
+        return z
+
+    def _scheduler_arguments(self, generator: Any) -> dict[str, Any]:
+        """Schedulers that draw noise in their steps take the generator, the others do not know the word."""
+        import inspect
+
+        known = inspect.signature(self.scheduler.step).parameters
+        return {"generator": generator} if "generator" in known else {}
+
+    def draw_latents(self, shape: tuple[int, ...], generator: Any, given: Tensor | None) -> Tensor:
+        """Unit noise (B, C, h, w): one generator an item, or one for all, or what the caller gives.
+
+        Raises:
+            InputError: if there are not as many generators, or not the latents' shape, as the batch has.
+        """
+        device, dtype = self._execution_device, self.unet.dtype
+        if given is not None:
+            if tuple(given.shape) != shape:
+                raise InputError(f"latents have the shape {tuple(given.shape)}; this call needs {shape}.")
+            return given.to(device, dtype)
+        if isinstance(generator, list):
+            if len(generator) != shape[0]:
+                raise InputError(f"{len(generator)} generators were given for {shape[0]} media; give one for each.")
+            noise = [torch.randn(shape[1:], generator=g, device=g.device, dtype=torch.float32) for g in generator]
+            return torch.stack([part.to(device, dtype) for part in noise])
+        source = generator.device if generator is not None else device
+        return torch.randn(shape, generator=generator, device=source, dtype=torch.float32).to(device, dtype)
+
+
+def as_list(prompt: str | list[str]) -> list[str]:
+    """One prompt or several, as a list.
+
+    Raises:
+        InputError: if one of them is empty or no text.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts:
+        raise InputError("no prompt was given.")
+    for text in prompts:
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"a prompt must be a text that is not empty, this one is {text!r}.")
+    return prompts

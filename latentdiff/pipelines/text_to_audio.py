@@ -1,0 +1,177 @@
+"""Text to audio: prompt -> tau -> z_0 -> mel -> waveform."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import SchedulerMixin, UNet2DConditionModel
+from diffusers.utils import BaseOutput
+from torch import Tensor
+from transformers import ClapModel, PreTrainedTokenizerBase, SpeechT5HifiGan, T5EncoderModel
+
+from latentdiff.errors import InputError
+from latentdiff.media.mel import LogMel, require_same_mel, resolve_mel
+from latentdiff.models.autoencoder import Autoencoder, compression
+from latentdiff.models.vocoder import vocoder_mel
+from latentdiff.pipelines.base import Callback, GenerationError, LatentDiffusionPipeline, as_list
+
+LONGEST_SECONDS = 600.0
+
+
+@dataclass
+class AudioOutput(BaseOutput):
+    """Waveforms and their rate."""
+
+    audios: np.ndarray | Tensor
+    """float32 (B, samples); latents (B, C, h, w) for ``output_type="latent"``."""
+    sampling_rate: int
+    """Hz; no diffusers output carries it, and people save at the wrong rate."""
+
+
+class TextToAudioPipeline(LatentDiffusionPipeline):
+    """Latent diffusion over log-mels with a HiFi-GAN, as AudioLDM (Liu et al. 2023) and its relatives.
+
+    Why an own class: diffusers' audio pipelines each fix one text stack (CLAP, or CLAP + T5 + GPT-2), carry no
+    mel definition, lose the sampling rate and mix up prompts of different length; none takes T5 alone.
+
+    Args:
+        vae: autoencoder of the mel.
+        unet: the denoiser.
+        scheduler: any diffusers scheduler; assign another to change the sampler.
+        vocoder: HiFi-GAN of the same mel.
+        text_encoder: T5 for cross-attention, with ``tokenizer``.
+        clap: CLAP for FiLM, with ``clap_tokenizer``; at least one of the two is there.
+        default_steps: sampling steps when the caller names none.
+        default_guidance: guidance scale when the caller names none.
+        default_seconds: length when the caller names none.
+    """
+
+    model_cpu_offload_seq = "text_encoder->clap->unet->vae->vocoder"
+    _optional_components = ["text_encoder", "tokenizer", "clap", "clap_tokenizer"]
+
+    def __init__(
+        self,
+        vae: Autoencoder,
+        unet: UNet2DConditionModel,
+        scheduler: SchedulerMixin,
+        vocoder: SpeechT5HifiGan,
+        text_encoder: T5EncoderModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        clap: ClapModel | None = None,
+        clap_tokenizer: PreTrainedTokenizerBase | None = None,
+        default_steps: int = 20,
+        default_guidance: float = 3.0,
+        default_seconds: float = 4.096,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            unet=unet,
+            scheduler=scheduler,
+            vocoder=vocoder,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            clap=clap,
+            clap_tokenizer=clap_tokenizer,
+        )
+        self.register_to_config(
+            default_steps=default_steps, default_guidance=default_guidance, default_seconds=default_seconds
+        )
+        definition = getattr(vae.config, "mel", None)
+        if not definition:
+            raise InputError("the VAE carries no mel definition in its config.json, so its output cannot be voiced.")
+        mel, other = resolve_mel(definition), vocoder_mel(vocoder)
+        if other is not None:
+            require_same_mel(mel, "the VAE", other, "the vocoder")
+        self.mel = LogMel(mel)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str],
+        audio_length_in_s: float | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_waveforms_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        callback_on_step_end: Callback | None = None,
+        output_type: str = "np",
+        return_dict: bool = True,
+    ) -> AudioOutput | tuple[np.ndarray | Tensor, int]:
+        """Waveforms of prompts.
+
+        Args:
+            prompt: one or several.
+            audio_length_in_s: seconds of each waveform.
+            num_inference_steps: sampling steps.
+            guidance_scale: classifier-free guidance; 1 or less turns it off.
+            negative_prompt: what to steer away from; by default the empty caption.
+            num_waveforms_per_prompt: waveforms of each prompt, one after the other in the output.
+            generator: one for all, or a list of one for each waveform, which then does not depend on the others.
+            latents: unit noise (B, C, h, w) to start from.
+            callback_on_step_end: diffusers' callback; set ``pipeline._interrupt = True`` in it to stop early.
+            output_type: ``np``, ``pt`` or ``latent``.
+            return_dict: an `AudioOutput`, or else a tuple of the same.
+
+        Raises:
+            InputError: for a bad argument, before anything is computed.
+            GenerationError: if the result is not finite.
+        """
+        prompts = as_list(prompt)
+        seconds = self.config.default_seconds if audio_length_in_s is None else audio_length_in_s
+        steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
+        guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
+        self._check(seconds, steps, num_waveforms_per_prompt, output_type)
+        prompts = [text for text in prompts for _ in range(num_waveforms_per_prompt)]
+        negative = self._encode_negative(negative_prompt, prompts, num_waveforms_per_prompt) if guidance > 1 else None
+        shape = (len(prompts), self.unet.config.in_channels, *self._latent_size(seconds))
+        z = self.draw_latents(shape, generator, latents)
+        z = self.denoise(
+            z, self.encode_prompt(prompts), negative, guidance, steps, generator, callback_on_step_end
+        )
+        media: np.ndarray | Tensor = z
+        if output_type != "latent":
+            wave = self.decode(z)[:, : round(seconds * self.mel.config.sampling_rate)].float().cpu()
+            media = wave.numpy() if output_type == "np" else wave
+        self.maybe_free_model_hooks()
+        rate = self.mel.config.sampling_rate
+        return AudioOutput(audios=media, sampling_rate=rate) if return_dict else (media, rate)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Waveforms (B, samples) of scaled latents (B, C, h, w)."""
+        x = self.vae.decode(z / self.vae.config.scaling_factor).sample
+        wave = self.vocoder(self.mel.from_x(x))
+        if not torch.isfinite(wave).all():
+            raise GenerationError("the waveform is not finite; try --dtype float32.")
+        return wave
+
+    def _latent_size(self, seconds: float) -> tuple[int, int]:
+        """(h, w) of the latent: whole latents that cover the duration, cropped after decoding."""
+        mel, factor = self.mel.config, compression(self.vae)
+        frames = -(-round(seconds * mel.sampling_rate) // mel.hop_length)
+        size = (-(-frames // factor), mel.n_mels // factor)
+        return (size[1], size[0]) if mel.frequency_first else size
+
+    def _encode_negative(self, negative: str | list[str] | None, prompts: list[str], each: int) -> Any:
+        texts = [""] * len(prompts)
+        if isinstance(negative, str):
+            texts = [negative] * len(prompts)
+        elif negative is not None:
+            texts = [text for text in negative for _ in range(each)]
+            if len(texts) != len(prompts):
+                raise InputError(f"{len(negative)} negative prompts were given for {len(prompts) // each} prompts.")
+        return self.encode_prompt(texts)
+
+    @staticmethod
+    def _check(seconds: float, steps: int, each: int, output_type: str) -> None:
+        if not 0 < seconds <= LONGEST_SECONDS:
+            raise InputError(f"a duration of {seconds} s cannot be made; give more than 0 and at most {LONGEST_SECONDS:g}.")
+        if steps < 1:
+            raise InputError(f"{steps} steps cannot be taken; give at least 1.")
+        if each < 1:
+            raise InputError(f"{each} waveforms a prompt cannot be made; give at least 1.")
+        if output_type not in ("np", "pt", "latent"):
+            raise InputError(f"unknown output_type '{output_type}'; choose np, pt or latent.")

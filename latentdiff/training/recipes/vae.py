@@ -1,0 +1,122 @@
+"""Stage ``vae``: an autoencoder of x = mel, by reconstruction, KL and an optional adversarial term."""
+
+import logging
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from latentdiff.config import PatchAutoencoderConfig, VAERecipe
+from latentdiff.data.folder import read_folder
+from latentdiff.data.items import WaveItems, split_rows
+from latentdiff.media.mel import LogMel, resolve_mel
+from latentdiff.models.autoencoder import Autoencoder, PatchAutoencoder, build_autoencoder, compression
+from latentdiff.models.discriminators import PatchDiscriminator, hinge_discriminator_loss
+from latentdiff.training.previews import save_mel_pairs
+from latentdiff.training.recipe import Losses, Recipe, Step
+
+logger = logging.getLogger(__name__)
+
+
+class RoundTrip(nn.Module):
+    """x -> posterior -> z -> x in one forward pass, which is what data-parallel wrappers need."""
+
+    def __init__(self, vae: Autoencoder) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction, posterior mean and log variance; ``generator`` None takes the mean for z."""
+        posterior: DiagonalGaussianDistribution = self.vae.encode(x).latent_dist
+        z = posterior.mode()
+        if generator is not None:
+            z = z + posterior.std * torch.randn(z.shape, generator=generator).to(z)
+        return self.vae.decode(z).sample, posterior.mean, posterior.logvar
+
+
+class VAETraining(Recipe[VAERecipe]):
+    """max E[log p(x | z)] - beta KL(q(z | x) | N(0, I)), with L1 as -log p (latent diffusion, section 3.1)."""
+
+    def __init__(self, config: VAERecipe, device: torch.device) -> None:
+        super().__init__(config, device)
+        mel = resolve_mel(config.mel)
+        rows, held_out = split_rows(read_folder(config.data.path, config.data.caption_key), config.data.held_out)
+        self.mel = LogMel(mel).to(device)
+        self.vae = build_autoencoder(config.autoencoder, mel.channels, mel)
+        # Whole frames, and as many as the compression divides.
+        frames = mel.frames(int(config.data.seconds * mel.sampling_rate)) // compression(self.vae) * compression(self.vae)
+        self.waves = WaveItems(rows, mel.sampling_rate, frames * mel.hop_length)
+        self.held_out = WaveItems(held_out, mel.sampling_rate, frames * mel.hop_length)
+        self.frames = frames
+        if isinstance(config.autoencoder, PatchAutoencoderConfig):
+            assert isinstance(self.vae, PatchAutoencoder)
+            kept = self.vae.solve_linear(self.statistics_x)
+            logger.info("linear start: %.1f %% of the patches' variance in the latent", 100 * kept)
+        self.networks = {"vae": RoundTrip(self.vae)}
+        self.phases, self.averaged = {"vae": ("vae",)}, ("vae",)
+        self.weights = {name: w for name, w in config.weights.model_dump().items() if w}
+        if config.weights.adversarial:
+            self.networks["discriminator"] = PatchDiscriminator(mel.channels)
+            self.phases = {"discriminator": ("discriminator",), **self.phases}
+            self.weights["discriminator"] = 1.0
+
+    @property
+    def items(self) -> Dataset[dict[str, Any]]:
+        return self.waves
+
+    def x_of(self, wave: Tensor) -> Tensor:
+        """x (B, C, T, F) of a waveform (B, S)."""
+        return self.mel.to_x(self.mel(self.mel.prepare(wave))[:, : self.frames])
+
+    @cached_property
+    def statistics_x(self) -> Tensor:
+        """x of evenly spaced training files, for PCA and the latent's scale."""
+        rows = self.waves.rows
+        chosen = [rows[i * len(rows) // self.config.statistics_items] for i in range(self.config.statistics_items)]
+        chosen = list(dict.fromkeys(chosen))  # a small folder has fewer files than that
+        return torch.cat([self.x_of(torch.from_numpy(self.waves.crop(row))[None].to(self.device)) for row in chosen])
+
+    def losses(self, batch: dict[str, Any], step: Step) -> Iterator[tuple[str, Losses]]:
+        x = self.x_of(batch["wave"])
+        reconstruction, mean, log_variance = self.networks["vae"](x, step.generator)
+        terms = {
+            "reconstruction": (reconstruction - x).abs().mean(),
+            "kl": 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean(),
+        }
+        if "adversarial" in self.weights and step.number >= self.config.adversarial_start:
+            judge = self.networks["discriminator"]
+            yield "discriminator", {"discriminator": hinge_discriminator_loss(judge(x), judge(reconstruction.detach()))}
+            terms["adversarial"] = -judge(reconstruction)[0][0].mean()
+        yield "vae", terms
+
+    def validate(self, folder: Path) -> dict[str, float]:
+        x = torch.cat([self.x_of(torch.from_numpy(self.held_out.crop(r))[None].to(self.device)) for r in self.held_out.rows[:64]])
+        reconstruction, mean, _ = self.networks["vae"](x, None)
+        save_mel_pairs(folder, self.mel.from_x(x), self.mel.from_x(reconstruction), self.mel.config, count=4)
+        return {
+            "reconstruction": float((reconstruction - x).abs().mean()),
+            "log_mel_l1": float((self.mel.from_x(reconstruction) - self.mel.from_x(x)).abs().mean()),
+            "latent_std": float(mean.std()),
+        }
+
+    def export(self, folder: Path) -> None:
+        """``OUTPUT/vae``, with the latent's scale measured on the training data."""
+        with torch.no_grad():
+            latents = torch.cat([self.vae.encode(part).latent_dist.mode() for part in self.statistics_x.split(32)])
+        self.vae.register_to_config(scaling_factor=float(1 / latents.std()))
+        self.vae.save_pretrained(folder / "vae")
+
+    def check(self) -> list[str]:
+        x = self.statistics_x
+        warnings = []
+        if float(x.std()) < 1e-3:
+            warnings.append(f"x has a standard deviation of {float(x.std()):.2g}: are the recordings silent?")
+        if not np.isfinite(float(x.sum())):
+            warnings.append("x is not finite on the training data.")
+        return warnings

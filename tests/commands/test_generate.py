@@ -1,0 +1,165 @@
+"""The verb generate: around a stand-in for the model (seeds, batches, recipes), and with a whole tiny one."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from latentdiff import __version__
+from latentdiff.cli import main
+from latentdiff.commands import generate as verb
+from latentdiff.commands.generate import DTYPES, Request, generate, read_prompts
+from latentdiff.diffusion.samplers import SAMPLERS, make_scheduler
+from latentdiff.errors import InputError
+from latentdiff.media.audio import read_audio, read_recipe
+from latentdiff.names import SAMPLER_NAMES
+
+RATE = 16000
+
+
+class NoisePipe:
+    """What `generate` needs of a pipeline: noise of each clip's own generator."""
+
+    config = SimpleNamespace(default_steps=20, default_guidance=3.0)
+
+    def __init__(self) -> None:
+        self.scheduler = make_scheduler("dpmsolver++", {"num_train_timesteps": 1000})
+        self.batches: list[list[str]] = []
+
+    def __call__(self, prompts: list[str], **options: Any) -> SimpleNamespace:
+        self.batches.append(prompts)
+        samples = int((options["audio_length_in_s"] or 0.5) * RATE)
+        waves = [torch.rand(samples, generator=generator).numpy() * 0.1 for generator in options["generator"]]
+        assert len(waves) == len(prompts)
+        return SimpleNamespace(audios=np.stack(waves), sampling_rate=RATE)
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> NoisePipe:
+    stand_in = NoisePipe()
+    monkeypatch.setattr(verb, "load_pipeline", lambda request: stand_in)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "TextToAudioPipeline"}')
+    return stand_in
+
+
+def request(tmp_path: Path, *prompts: str, **options: Any) -> Request:
+    defaults: dict[str, Any] = {
+        "model": str(tmp_path), "output": f"{tmp_path}/out/", "duration": None, "num": 1, "steps": None,
+        "guidance": None, "negative": None, "seed": None, "sampler": None, "device": None, "dtype": "float32",
+        "overwrite": False, "plot": False,
+    }  # fmt: skip
+    return Request(prompts=list(prompts), **defaults | options)
+
+
+def test_every_file_carries_its_recipe(
+    pipe: NoisePipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate(request(tmp_path, "a dog", num=2, seed=7, steps=5, negative="rain", duration=0.25, plot=True))
+    recipe = read_recipe(tmp_path / "out/a-dog-2.wav")
+    assert recipe == {
+        "prompt": "a dog", "negative_prompt": "rain", "seed": 8, "steps": 5, "guidance": 3.0,
+        "sampler": "dpmsolver++", "duration": 0.25, "model": str(tmp_path), "latentdiff": __version__,
+    }  # fmt: skip
+    assert (tmp_path / "out/a-dog-2.png").stat().st_size > 1000
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split("  ") == [f"{tmp_path}/out/a-dog-2.wav", "0.25 s", "seed 8"]
+
+
+def test_a_clip_is_the_same_alone_and_among_others(pipe: NoisePipe, tmp_path: Path) -> None:
+    generate(request(tmp_path, "a", "b", "c", num=4, seed=100, output=f"{tmp_path}/many.wav"))
+    generate(request(tmp_path, "b", seed=106, output=f"{tmp_path}/one.wav"))
+    assert [len(batch) for batch in pipe.batches] == [8, 4, 1]
+    many, one = (read_audio(tmp_path / name)[0] for name in ("many-7.wav", "one.wav"))
+    assert np.array_equal(many, one)
+
+
+def test_long_clips_go_one_by_one(pipe: NoisePipe, tmp_path: Path) -> None:
+    generate(request(tmp_path, "a", num=2, duration=60.0))
+    assert [len(batch) for batch in pipe.batches] == [1, 1]
+
+
+def test_the_seed_is_drawn_and_recorded(pipe: NoisePipe, tmp_path: Path) -> None:
+    generate(request(tmp_path, "a"))
+    generate(request(tmp_path, "a"))
+    first, second = (read_recipe(tmp_path / "out" / name) for name in ("a.wav", "a-2.wav"))
+    assert first and second and first["seed"] != second["seed"]
+
+
+def test_the_shell_with_a_whole_pipeline(
+    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shell(*arguments: str) -> tuple[int, str]:
+        code = main(["generate", *arguments, "-m", str(tiny_pipeline), "--device", "cpu"])
+        return code, capsys.readouterr().out
+
+    code, out = shell("a dog", "rain", "--seed", "3", "-o", f"{tmp_path}/")
+    assert code == 0
+    assert out == f"{tmp_path}/a-dog.wav  1.00 s  seed 3\n{tmp_path}/rain.wav  1.00 s  seed 4\n"
+    shell("rain", "--seed", "4", "-o", f"{tmp_path}/alone.wav")
+    both, alone = (read_audio(tmp_path / name)[0] for name in ("rain.wav", "alone.wav"))
+    assert len(both) == RATE and np.abs(both).max() > 0
+    assert np.abs(both - alone).max() < 2e-4
+
+    options = ["--steps", "2", "--guidance", "1", "--sampler", "euler", "-d", "0.3", "--dtype", "bfloat16"]
+    code, _ = shell("a dog", *options, "-o", f"{tmp_path}/x.flac")
+    recipe = read_recipe(tmp_path / "x.flac")
+    assert code == 0 and recipe
+    assert (recipe["steps"], recipe["guidance"], recipe["sampler"]) == (2, 1.0, "euler")
+    assert len(read_audio(tmp_path / "x.flac")[0]) == 0.3 * RATE
+    assert main(["info", str(tiny_pipeline)]) == 0
+    shown = capsys.readouterr().out
+    assert "PatchAutoencoder" in shown and "default_steps           3" in shown
+
+
+def test_a_model_that_makes_nan_is_one_sentence(
+    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = shutil.copytree(tiny_pipeline, tmp_path / "broken")
+    weights = broken / "unet/diffusion_pytorch_model.safetensors"
+    save_file({name: tensor * float("nan") for name, tensor in load_file(weights).items()}, weights)
+    assert main(["generate", "a dog", "-m", str(broken), "-o", f"{tmp_path}/x.wav"]) == 2
+    assert "latentdiff: nothing was written: " in capsys.readouterr().err
+    assert not (tmp_path / "x.wav").exists()
+
+
+def test_cut_weights_are_one_sentence(
+    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("unet/diffusion_pytorch_model.safetensors", "vocoder/model.safetensors"):
+        broken = shutil.copytree(tiny_pipeline, tmp_path / part.partition("/")[0])
+        (broken / part).write_bytes((broken / part).read_bytes()[:-100])
+        assert main(["generate", "a dog", "-m", str(broken), "-o", f"{tmp_path}/x.wav"]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith("latentdiff: cannot load the model")
+
+
+def test_a_hub_id_that_cannot_be_fetched_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["generate", "a dog", "-m", "nobody/nothing", "-o", f"{tmp_path}/x.wav"]) == 2
+    assert (
+        capsys.readouterr().err.splitlines()[-1].startswith("latentdiff: cannot load the model 'nobody/noth")
+    )
+
+
+def test_prompts_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_bytes(b"\xef\xbb\xbfa dog\r\n\r\n  rain \n")
+    assert read_prompts(tmp_path / "p.txt") == ["a dog", "rain"]
+
+
+def test_names_checked_without_torch_are_the_real_ones() -> None:
+    assert tuple(SAMPLERS) == SAMPLER_NAMES
+    assert all(isinstance(getattr(torch, name), torch.dtype) for name in DTYPES)
+
+
+def test_device_and_dtype_must_go_together(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="float16 is not for the CPU"):
+        verb._device_and_dtype(request(tmp_path, "a", device="cpu", dtype="float16"))
+    with pytest.raises(InputError, match="no device 'cuda:99'"):
+        verb._device_and_dtype(request(tmp_path, "a", device="cuda:99"))
+    assert verb._device_and_dtype(request(tmp_path, "a", device="cpu")) == ("cpu", torch.float32)
