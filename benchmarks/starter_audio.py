@@ -24,9 +24,10 @@ from latentdiff.data.folder import Row, read_folder
 from latentdiff.data.items import WaveItems
 from latentdiff.data.soundbank import prompts
 from latentdiff.evaluation.judging import accuracy, name_sounds
-from latentdiff.media.mel import LogMel
 from latentdiff.media.spectral import multi_resolution_stft
+from latentdiff.models.autoencoder import decode, posterior
 from latentdiff.models.judge import AudioJudge
+from latentdiff.models.vocoder import imposed_iterations, voice
 
 SAMPLES = 65536  # 4.096 s at 16 kHz
 
@@ -46,8 +47,16 @@ def real_waves(rows: list[Row]) -> Tensor:
     return torch.stack([torch.from_numpy(items.crop(row)) for row in rows])
 
 
+def sound(pipe: TextToAudioPipeline, log_mel: Tensor) -> Tensor:
+    """The pipeline's own way from log-mel to waveform."""
+    return voice(pipe.vocoder, log_mel, pipe.mel, imposed_iterations(pipe.vocoder))
+
+
 def judge_itself(judge: AudioJudge, rows: list[Row]) -> dict[str, float]:
-    return {"real_accuracy": accuracy(name_sounds(judge, real_waves(rows)), [r.labels[0] for r in rows]), "clips": len(rows)}
+    return {
+        "real_accuracy": accuracy(name_sounds(judge, real_waves(rows)), [r.labels[0] for r in rows]),
+        "clips": len(rows),
+    }
 
 
 def generation(pipe: TextToAudioPipeline, judge: AudioJudge, count: int) -> dict[str, Any]:
@@ -87,12 +96,12 @@ def round_trips(pipe: TextToAudioPipeline, judge: AudioJudge, rows: list[Row]) -
     for wave in waves.split(32):
         log_mel = mel(wave)[:, : SAMPLES // 256]
         x = mel.to_x(log_mel)
-        smooth = mel.from_x(pipe.vae.decode(pipe.vae.encode(x).latent_dist.mode()).sample)
+        smooth = mel.from_x(decode(pipe.vae, posterior(pipe.vae, x).mode()))
         error.append((smooth - log_mel).abs().mean((1, 2)))
         heard["original"].append(judge(wave))
         heard["vae"].append(judge.head(judge.features(smooth)))
-        heard["vocoder"].append(judge(pipe.vocoder(log_mel)))
-        heard["vae_vocoder"].append(judge(pipe.vocoder(smooth)))
+        heard["vocoder"].append(judge(sound(pipe, log_mel)))
+        heard["vae_vocoder"].append(judge(sound(pipe, smooth)))
     labels = judge.config.labels
     figures = {k: accuracy([labels[i] for i in torch.cat(v).argmax(1).tolist()], truth) for k, v in heard.items()}
     return {**figures, "vae_log_mel_l1": float(torch.cat(error).mean())}
@@ -102,15 +111,24 @@ def round_trips(pipe: TextToAudioPipeline, judge: AudioJudge, rows: list[Row]) -
 def against_griffin_lim(pipe: TextToAudioPipeline, rows: list[Row]) -> dict[str, float]:
     """Vocoder and librosa's Griffin-Lim (64 iterations) from the same real mels; mean over clips."""
     config, mel = pipe.mel.config, pipe.mel
-    distances: dict[str, list[float]] = {f"{a}_{b}": [] for a in ("vocoder", "griffin_lim") for b in ("mel", "stft")}
+    distances: dict[str, list[float]] = {
+        f"{a}_{b}": [] for a in ("vocoder", "vocoder_alone", "griffin_lim") for b in ("mel", "stft")
+    }
     for row in rows:
         wave = real_waves([row])
         log_mel = mel(wave)[:, : SAMPLES // config.hop_length]
         inverse = librosa.feature.inverse.mel_to_audio(
             log_mel[0].exp().T.numpy(), sr=config.sampling_rate, n_fft=config.n_fft, hop_length=config.hop_length,
-            win_length=config.win_length, power=1.0, n_iter=64, fmin=config.fmin, fmax=config.fmax, length=SAMPLES,
+            win_length=config.win_length, power=1.0, n_iter=64, fmin=config.fmin, fmax=config.fmax,
         )  # fmt: skip
-        made = {"vocoder": pipe.vocoder(log_mel), "griffin_lim": torch.from_numpy(inverse)[None].float()}
+        # librosa's first frame is centred on sample 0, ours half a hop later: shift, or Griffin-Lim is wronged.
+        lead = config.hop_length // 2
+        inverse = np.pad(inverse, (lead, SAMPLES - lead - len(inverse)))
+        made = {
+            "vocoder": sound(pipe, log_mel),
+            "vocoder_alone": pipe.vocoder(log_mel),
+            "griffin_lim": torch.from_numpy(inverse)[None].float(),
+        }
         for name, other in made.items():
             distances[f"{name}_mel"].append(float((mel(other)[:, : log_mel.shape[1]] - log_mel).abs().mean()))
             distances[f"{name}_stft"].append(float(multi_resolution_stft(other, wave)))
@@ -138,7 +156,7 @@ def speed(pipe: TextToAudioPipeline, seconds: float = 10.0) -> dict[str, float]:
         "text": lambda: pipe.encode_prompt(["", "dog barking"]),
         "unet": lambda: pipe.unet(torch.cat([z, z]), 500, **tau.unet_arguments()),
         "vae": lambda: pipe.vae.decode(z),
-        "vocoder": lambda: pipe.vocoder(torch.zeros(1, frames, 64)),
+        "vocoder": lambda: sound(pipe, torch.zeros(1, frames, 64)),
     }
     gflop = {}
     for name, part in parts.items():

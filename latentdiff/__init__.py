@@ -19,5 +19,8 @@ _HOMES = {"TextToAudioPipeline": "latentdiff.pipelines.text_to_audio"}
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
+        from latentdiff.doctor import check_torch_pair
+
+        check_torch_pair()  # a broken pair breaks transformers and diffusers too, and says so far less plainly
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'latentdiff' has no attribute '{name}'")

@@ -62,12 +62,8 @@ def top(
 @app.command()
 def generate(
     prompts: Annotated[list[str] | None, typer.Argument(help="What should be heard; one clip each.")] = None,
-    model: Annotated[
-        str, typer.Option("-m", "--model", help="Bundled name, folder or hub id.")
-    ] = "starter-audio",
-    output: Annotated[
-        str | None, typer.Option("-o", "--output", help="File (.wav, .flac, .ogg) or folder.")
-    ] = None,
+    model: Annotated[str, typer.Option("-m", "--model", help="Bundled name, folder or hub id.")] = "starter-audio",
+    output: Annotated[str | None, typer.Option("-o", "--output", help="File (.wav, .flac, .ogg) or folder.")] = None,
     duration: Annotated[float | None, typer.Option("-d", "--duration", help="Seconds.")] = None,
     num: Annotated[int, typer.Option("-n", "--num", help="Clips of each prompt.")] = 1,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
@@ -117,9 +113,7 @@ def generate(
 @app.command()
 def train(
     config: Annotated[str, typer.Argument(help="A YAML file, for example configs/debug/audio_vae.yaml.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Win over the file.")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Win over the file.")] = None,
 ) -> int:
     """Train a model from a configuration.
 
@@ -141,9 +135,7 @@ def train(
 
 @data_app.command()
 def scan(
-    folder: Annotated[
-        Path, typer.Argument(help="Sounds with metadata.jsonl, metadata.csv or .txt sidecars.")
-    ],
+    folder: Annotated[Path, typer.Argument(help="Sounds with metadata.jsonl, metadata.csv or .txt sidecars.")],
     caption_key: Annotated[
         str | None, typer.Option(help="Metadata column with the caption. [default: text, else caption]")
     ] = None,
@@ -170,9 +162,7 @@ def soundbank(
     seconds: Annotated[float, typer.Option(help="Length of each.")] = 4.096,
     seed: Annotated[int, typer.Option(help="The same seed gives the same clips.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes. [default: one a core]")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a folder that is not empty.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is not empty.")] = False,
 ) -> None:
     """Render captioned sounds with FluidSynth.
 
@@ -190,9 +180,7 @@ def soundbank(
 
 @app.command()
 def info(
-    subject: Annotated[
-        str, typer.Argument(metavar="MODEL_OR_FILE", help="Bundled name, folder or sound file.")
-    ],
+    subject: Annotated[str, typer.Argument(metavar="MODEL_OR_FILE", help="Bundled name, folder or sound file.")],
 ) -> None:
     """Show a model's parts or a sound's recipe.
 

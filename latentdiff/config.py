@@ -5,12 +5,12 @@ an unknown key is an error that names the nearest known one.
 """
 
 from collections.abc import Iterator
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from latentdiff.errors import InputError
@@ -40,7 +40,7 @@ class OptimizerConfig(Section):
     """AdamW and its learning-rate schedule."""
 
     lr: float = Field(gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)
     schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
     warmup_steps: int = Field(0, ge=0)
@@ -56,7 +56,10 @@ class TrainConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """Decay of the exponential moving average of the weights; 0 keeps none."""
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    mixed_precision: Annotated[
+        Literal["no", "fp16", "bf16"], BeforeValidator(lambda value: "no" if value is False else value)
+    ] = "no"
+    """accelerate's word; YAML 1.1 reads a bare ``no`` as false."""
     log_every: int = Field(20, gt=0)
     validate_every: int = Field(1000, gt=0)
     checkpoint_every: int = Field(1000, gt=0)
@@ -87,10 +90,10 @@ class PatchAutoencoderConfig(Section):
     """Our autoencoder that starts from the linear solution (PCA of mel patches)."""
 
     kind: Literal["patch"] = "patch"
-    patch_size: int = Field(8, gt=0)
-    """Compression an axis; a power of two of at least 4."""
+    patch_size: Literal[4, 8, 16, 32] = 8
+    """Compression an axis."""
     latent_channels: int = Field(8, gt=0)
-    width: int = Field(64, gt=0)
+    width: int = Field(64, gt=0, multiple_of=8)
     """Channels of the convolutional residual branches; 0 parameters of them act at the start."""
     depth: int = Field(2, gt=0)
     """Residual blocks a resolution."""
@@ -157,13 +160,15 @@ class VocoderRecipe(Recipe, MelSection):
 
     stage: Literal["vocoder"]
     generator: GeneratorConfig = GeneratorConfig()
+    mel_iterations: int = Field(0, ge=0)
+    """How often the mel is imposed on the output (`LogMel.impose`), in training and use; HiFi-GAN itself: 0."""
     discriminator_width: int = Field(32, gt=0)
     """Channels of the discriminators' first layer; 32 is HiFi-GAN's multi-period size."""
     weights: VocoderWeights = VocoderWeights()
     adversarial_start: int = Field(0, ge=0)
     """Step at which the discriminators come in; before it only the spectral terms train."""
     vae: str | None = None
-    """Folder of a VAE through which half of the training mels go, so that the vocoder knows its smoothness."""
+    """Folder of a VAE that half of the training mels go through, so that the vocoder knows its smoothness."""
 
 
 class NewTextEncoder(Section):
@@ -259,14 +264,18 @@ def load_config(path: Path, overrides: list[str] | None = None) -> AnyRecipe:
     """Read a training configuration.
 
     Args:
-        path: YAML file; its ``include:`` key may name one other file (relative to it) whose keys it overrides.
+        path: YAML file; its ``include:`` key may name one other file (relative to it), whose keys it
+            overrides.
         overrides: ``key.sub=value`` strings that win over both; values are read as YAML.
 
     Raises:
-        InputError: for a missing file, broken YAML, an unknown key (with the nearest known one) or a bad value.
+        InputError: for a missing file, broken YAML, an unknown key (the nearest known one is named) or a bad
+            value.
     """
     values = _read_yaml(path)
     if include := values.pop("include", None):
+        if not isinstance(include, str):
+            raise InputError(f"{path}: include is {include!r}; it must name one file.")
         base = _read_yaml(path.parent / include)
         if "include" in base:
             raise InputError(f"{path.parent / include} itself has an include; only one level is allowed.")
@@ -282,8 +291,10 @@ def load_config(path: Path, overrides: list[str] | None = None) -> AnyRecipe:
     try:
         return TypeAdapter(AnyRecipe).validate_python(_floats(values))
     except ValidationError as error:
-        problems = "; ".join(_explain(problem) for problem in error.errors())
-        raise InputError(f"{path}: {problems}.") from error
+        problems = error.errors()
+        # A value that may be a section or a name fails as both; as a section it has the more to say.
+        said = [p for p in problems if not (p["type"] == "string_type" and isinstance(p["input"], dict))]
+        raise InputError(f"{path}: {'; '.join(_explain(p, values) for p in said or problems)}.") from error
 
 
 def save_config(config: Section, path: Path) -> None:
@@ -294,7 +305,11 @@ def save_config(config: Section, path: Path) -> None:
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"there is no configuration file {path}.")
-    values = _parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a text file in UTF-8.") from error
+    values = _parse_yaml(text, str(path))
     if not isinstance(values, dict):
         raise InputError(f"{path} does not hold keys and values.")
     return values
@@ -327,19 +342,44 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(problem: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] != "extra_forbidden":
-        shown = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
-        return f"{where or 'the file'}: {problem['msg']}{shown}"
-    unknown = str(problem["loc"][-1])
-    near = get_close_matches(unknown, set(_known_keys(Recipe.__subclasses__())), n=1, cutoff=0.0)[0]
-    return f"unknown key '{where}'; did you mean '{near}'?"
+def _explain(problem: ErrorDetails, values: dict[str, Any]) -> str:
+    where = ".".join(_written(problem, values))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{where}'; did you mean '{_nearest(where, values)}'?"
+    if problem["type"] == "union_tag_not_found":
+        return f"{where or 'the file'} lacks the key {problem.get('ctx', {}).get('discriminator')}"
+    shown = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+    return f"{where or 'the file'}: {problem['msg']}{shown}"
 
 
-def _known_keys(models: list[Any]) -> Iterator[str]:
-    for model in models:
-        for name, field in model.model_fields.items():
-            yield name
-            parts = [field.annotation, *getattr(field.annotation, "__args__", ())]
-            yield from _known_keys([p for p in parts if isinstance(p, type) and issubclass(p, Section)])
+def _written(problem: ErrorDetails, values: Any) -> Iterator[str]:
+    """The keys to the problem as they stand in the file; pydantic puts the names of types between them."""
+    for part in problem["loc"]:
+        inside = isinstance(values, dict) and part in values
+        if inside or (isinstance(values, list) and isinstance(part, int) and part < len(values)):
+            values = values[part]
+            yield str(part)
+    if problem["type"] == "missing":
+        yield str(problem["loc"][-1])
+
+
+def _nearest(unknown: str, values: dict[str, Any]) -> str:
+    """The known key most like an unknown one, with its section if that is another one."""
+    section, _, key = unknown.rpartition(".")
+
+    def likeness(known: str) -> float:
+        known_section, _, known_key = known.rpartition(".")
+        return SequenceMatcher(None, key, known_key).ratio() + 0.1 * (section == known_section)
+
+    stages: dict[str, Any] = {get_args(m.model_fields["stage"].annotation)[0]: m for m in Recipe.__subclasses__()}
+    # The unknown key itself may be one of another kind of the same section.
+    near = max(sorted(set(_known_keys(stages[values["stage"]])) - {unknown}), key=likeness)
+    return near.removeprefix(f"{section}.")
+
+
+def _known_keys(model: Any, section: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield section + name
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, Section):
+                yield from _known_keys(part, f"{section}{name}.")

@@ -144,9 +144,7 @@ def _pair_and_devices() -> list[Finding]:
     findings = []
     if probe.returncode:
         reason = _last_line(probe.stderr) if probe.stderr else f"the process ended with {probe.returncode}"
-        findings.append(
-            Finding("torch pair", "broken", _pair_sentence(reason).partition("; mend")[0], pair_fix())
-        )
+        findings.append(Finding("torch pair", "broken", _pair_sentence(reason).partition("; mend")[0], pair_fix()))
     else:
         findings.append(Finding("torch pair", "ok", "torch and torchaudio load together"))
     try:
@@ -198,9 +196,5 @@ def _space() -> Finding:
     free = shutil.disk_usage(".").free
     good = free >= MIN_FREE_BYTES
     detail = f"{free / 1e9:.1f} GB free in the current folder"
-    fix = (
-        ""
-        if good
-        else f"training wants {MIN_FREE_BYTES / 1e9:g} GB for checkpoints: set output= to a larger disk"
-    )
+    fix = "" if good else f"training wants {MIN_FREE_BYTES / 1e9:g} GB for checkpoints: set output= to a larger disk"
     return Finding("disk", "ok" if good else "missing", detail, fix, core=False)

@@ -23,9 +23,7 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mel = PRESETS["starter-16k-64"]
     text = NewTextEncoder(width=16, layers=1, heads=2, vocabulary=100)
     tokenizer = new_tokenizer(["a dog barks", "rain on a roof"], text.vocabulary)
-    unet = UNetConfig(
-        block_out_channels=(8, 16), attention=(False, True), attention_heads=2, norm_num_groups=4
-    )
+    unet = UNetConfig(block_out_channels=(8, 16), attention=(False, True), attention_heads=2, norm_num_groups=4)
     generator = GeneratorConfig(
         upsample_rates=(8, 8, 4),
         upsample_kernel_sizes=(16, 16, 8),

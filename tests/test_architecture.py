@@ -140,16 +140,12 @@ def test_four_files_from_train_to_each_loss() -> None:
     recipes = [f for f in (PACKAGE / "training/recipes").glob("*.py") if f.name != "__init__.py"]
     assert recipes
     for recipe in recipes:
-        assert re.search(r"^    def losses\(", recipe.read_text(), re.MULTILINE), (
-            f"{recipe.name} has no losses"
-        )
+        assert re.search(r"^    def losses\(", recipe.read_text(), re.MULTILINE), f"{recipe.name} has no losses"
         assert distance[recipe] <= MAX_PATH, recipe.name
 
 
 def test_nothing_that_could_run_code_from_a_model() -> None:
     """Weights are safetensors; see SECURITY.md."""
-    forbidden = re.compile(
-        r"import pickle|torch\.load\(|trust_remote_code|allow_pickle=True|yaml\.load\(|\beval\(\w"
-    )
+    forbidden = re.compile(r"import pickle|torch\.load\(|trust_remote_code|allow_pickle=True|yaml\.load\(|\beval\(\w")
     for file in [*FILES, ROOT / "train.py"]:
         assert not (found := forbidden.search(file.read_text())), f"{file}: {found and found[0]}"

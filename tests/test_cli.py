@@ -34,8 +34,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     soundfile.write(tmp_path / "there.wav", np.zeros(100), 16000)
     (tmp_path / "unknown.yaml").write_text(
-        "stage: vae\ndata: {path: empty}\noutput: out\noptimizer: {lr: 1e-3}\n"
-        "train: {max_step: 1, batch_size: 1}\n"
+        "stage: vae\ndata: {path: empty}\noutput: out\noptimizer: {lr: 1e-3}\ntrain: {max_step: 1, batch_size: 1}\n"
     )
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/config.json").write_text('{"_class_name": "AutoencoderKL"}')

@@ -53,9 +53,7 @@ def install(place: Path, name: str, version: str) -> None:
     (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["generate", "a dog", "-m", "model"], ["train", "vae.yaml"]], ids=" ".join
-)
+@pytest.mark.parametrize("arguments", [["generate", "a dog", "-m", "model"], ["train", "vae.yaml"]], ids=" ".join)
 def test_a_broken_torchaudio_is_one_sentence(place: Path, arguments: list[str]) -> None:
     break_torchaudio(place)
     done = run(place, *arguments)
@@ -66,9 +64,7 @@ def test_a_broken_torchaudio_is_one_sentence(place: Path, arguments: list[str]) 
     assert not (place / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "arguments", [["generate", "a dog", "-m", "model"], ["train", "vae.yaml"]], ids=" ".join
-)
+@pytest.mark.parametrize("arguments", [["generate", "a dog", "-m", "model"], ["train", "vae.yaml"]], ids=" ".join)
 def test_a_pair_of_wrong_versions_is_one_sentence(place: Path, arguments: list[str]) -> None:
     install(place, "torch", "2.15.0")
     done = run(place, *arguments)
@@ -83,9 +79,7 @@ def test_a_cpu_build_and_a_release_candidate_are_in_range(place: Path) -> None:
     install(place, "torchaudio", "2.11.1rc1")
     program = "from latentdiff.doctor import check_torch_pair; check_torch_pair()"
     path = os.pathsep.join([str(place / "stand-ins"), str(ROOT)])
-    subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": path}, check=True, timeout=120
-    )
+    subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": path}, check=True, timeout=120)
 
 
 def test_doctor_names_what_is_broken_and_the_fix(place: Path) -> None:

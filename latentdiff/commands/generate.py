@@ -97,9 +97,7 @@ def check(request: Request) -> None:
         if any("\ud800" <= character <= "\udfff" for character in prompt):
             raise InputError(f"the prompt {prompt!r} is not valid UTF-8 text.")
     if request.duration is not None and not 0 < request.duration <= MAX_SECONDS:
-        raise InputError(
-            f"--duration is {request.duration:g} s; it must be more than 0 and at most {MAX_SECONDS:g} s."
-        )
+        raise InputError(f"--duration is {request.duration:g} s; it must be more than 0 and at most {MAX_SECONDS:g} s.")
     if request.steps is not None and not 1 <= request.steps <= MAX_STEPS:
         raise InputError(f"--steps is {request.steps}; it must be from 1 to {MAX_STEPS}.")
     if request.guidance is not None and not 0 <= request.guidance <= 100:
@@ -108,9 +106,7 @@ def check(request: Request) -> None:
     if request.num < 1 or clips > MAX_CLIPS:
         raise InputError(f"--num is {request.num}, {clips} clips in all; it must give from 1 to {MAX_CLIPS}.")
     if request.seed is not None and not 0 <= request.seed <= MAX_SEED - clips + 1:
-        raise InputError(
-            f"--seed is {request.seed}; it and the clips after it must stay from 0 to {MAX_SEED}."
-        )
+        raise InputError(f"--seed is {request.seed}; it and the clips after it must stay from 0 to {MAX_SEED}.")
     if request.sampler is not None:
         _require_choice("sampler", request.sampler, SAMPLER_NAMES)
     _require_choice("dtype", request.dtype, DTYPES)
@@ -188,9 +184,7 @@ def write_batch(request: Request, pipe: Any, prompts: list[str], files: list[Pat
     from latentdiff.pipelines.base import GenerationError
 
     seeds = range(seed, seed + len(files))
-    generators = [
-        torch.Generator().manual_seed(number) for number in seeds
-    ]  # on the CPU: alike on any device
+    generators = [torch.Generator().manual_seed(number) for number in seeds]  # on the CPU: alike on any device
     try:
         out = pipe(
             prompts,
@@ -233,9 +227,7 @@ def sampler_name(scheduler: Any) -> str:
 def _require_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         near = get_close_matches(value, choices, n=1, cutoff=0.0)[0]
-        raise InputError(
-            f"unknown {what} '{value}'; did you mean '{near}'? Choose one of {', '.join(choices)}."
-        )
+        raise InputError(f"unknown {what} '{value}'; did you mean '{near}'? Choose one of {', '.join(choices)}.")
 
 
 def _device_and_dtype(request: Request) -> "tuple[str, torch.dtype]":
@@ -245,9 +237,7 @@ def _device_and_dtype(request: Request) -> "tuple[str, torch.dtype]":
     device = request.device or next(kind for kind in KINDS if getattr(torch, kind).device_count())
     kind, _, index = device.partition(":")
     if int(index or 0) >= getattr(torch, kind).device_count():
-        raise InputError(
-            f"there is no device '{device}' on this machine; leave --device out to take the best one."
-        )
+        raise InputError(f"there is no device '{device}' on this machine; leave --device out to take the best one.")
     if kind == "cpu" and request.dtype == "float16":
         raise InputError("float16 is not for the CPU; use --dtype float32 or bfloat16.")
     return device, getattr(torch, request.dtype)

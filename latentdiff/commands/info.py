@@ -39,9 +39,7 @@ def describe(subject: str) -> str:
         return describe_model(path)
     if path.is_file():
         return describe_sound(path)
-    raise InputError(
-        f"there is no '{subject}'; name a model's folder, a sound file or one of {', '.join(BUNDLED)}."
-    )
+    raise InputError(f"there is no '{subject}'; name a model's folder, a sound file or one of {', '.join(BUNDLED)}.")
 
 
 def describe_model(folder: Path) -> str:
@@ -90,9 +88,7 @@ def describe_sound(path: Path) -> str:
 
     recipe = read_recipe(path)
     if recipe is None:
-        raise InputError(
-            f"{path} carries no recipe: latentdiff did not make it, or a program has removed it."
-        )
+        raise InputError(f"{path} carries no recipe: latentdiff did not make it, or a program has removed it.")
     facts = inspect_audio(path)
     lines = [f"{'file':18s}{path}", f"{'length':18s}{facts.seconds:.3f} s at {facts.sampling_rate} Hz"]
     # The recipe is as trustworthy as the file's sender, so what steers a terminal is shown as text.
@@ -135,9 +131,7 @@ def read_header(file: Path) -> dict[str, Any]:
         if file.stat().st_size < 8 + length + end:
             raise ValueError("cut short")
     except (OSError, struct.error, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{file} is not a whole safetensors file ({error}); copy or download it again."
-        ) from None
+        raise InputError(f"{file} is not a whole safetensors file ({error}); copy or download it again.") from None
     return header
 
 

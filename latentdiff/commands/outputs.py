@@ -54,9 +54,7 @@ def slug(prompt: str) -> str:
 
 def _numbered(path: Path, clips: int) -> list[Path]:
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(
-            f"cannot write {path}: a file must end in {', '.join(SUFFIXES)}; a folder in {os.sep}."
-        )
+        raise InputError(f"cannot write {path}: a file must end in {', '.join(SUFFIXES)}; a folder in {os.sep}.")
     if clips == 1:
         return [path]
     return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, clips + 1)]
@@ -69,9 +67,7 @@ def _named_after_prompts(
     for prompt in prompts:
         candidates = _candidates(folder, slug(prompt))
         for _ in range(clips_per_prompt):
-            free = (
-                file for file in candidates if file not in chosen and (overwrite or not _taken(file, plot))
-            )
+            free = (file for file in candidates if file not in chosen and (overwrite or not _taken(file, plot)))
             chosen[next(free)] = None
     return list(chosen)
 

@@ -25,9 +25,7 @@ from latentdiff.media.audio import READABLE_SUFFIXES, UNREADABLE_SUFFIXES
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 CAPTION_KEYS = ("text", "caption")
 MEDIA_SUFFIXES = READABLE_SUFFIXES | UNREADABLE_SUFFIXES
-_NOT_A_CAPTION = frozenset(
-    {"nan", "none", "null", "<na>", "n/a"}
-)  # what spreadsheets and pandas leave behind
+_NOT_A_CAPTION = frozenset({"nan", "none", "null", "<na>", "n/a"})  # what spreadsheets and pandas leave behind
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,7 @@ class Listing:
 
     captions_from: str
     rows: list[Row] = field(default_factory=list)
-    lines: dict[Path, int] = field(
-        default_factory=dict
-    )  # media file -> line of the metadata file that names it
+    lines: dict[Path, int] = field(default_factory=dict)  # media file -> line of the metadata file that names it
     faults: list[Fault] = field(default_factory=list)
     unlisted: list[Fault] = field(default_factory=list)  # media files that the metadata does not name
 
@@ -165,9 +161,7 @@ def _list_metadata(metadata: Path, media: list[Path], caption_key: str | None) -
     return listing
 
 
-def _collect_rows(
-    listing: Listing, metadata: Path, records: Iterable[tuple[int, dict[str, object]]], key: str
-) -> None:
+def _collect_rows(listing: Listing, metadata: Path, records: Iterable[tuple[int, dict[str, object]]], key: str) -> None:
     """Turn records into rows, one a file; the wordings of several lines for one file are put together."""
     rows: dict[Path, Row] = {}
     said_at: dict[tuple[Path, str], int] = {}
@@ -259,9 +253,7 @@ def _nearest(wanted: tuple[str, ...], names: list[str]) -> str:
     close = [match for word in wanted for match in difflib.get_close_matches(word.lower(), by_lower, 1, 0.5)]
     if not close:
         return ""
-    likeness = {
-        name: max(difflib.SequenceMatcher(None, word, name).ratio() for word in wanted) for name in close
-    }
+    likeness = {name: max(difflib.SequenceMatcher(None, word, name).ratio() for word in wanted) for name in close}
     best = max(close, key=likeness.__getitem__)
     return f'; did you mean "{by_lower[best]}"?'
 
@@ -273,9 +265,7 @@ def _media_path(folder: Path, name: object) -> Path:
     name = name.strip()
     # The rule of the datasets library (CWE-22): metadata from elsewhere must not reach outside its folder.
     if "://" in name:
-        raise _LineError(
-            "file_name is an address", f"{name}: download the file and name it relative to {folder}"
-        )
+        raise _LineError("file_name is an address", f"{name}: download the file and name it relative to {folder}")
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor:
         raise _LineError("file_name is absolute", f"{name}: write it relative to {folder}")
     if ".." in PureWindowsPath(name).parts:  # its parts split at / and at \

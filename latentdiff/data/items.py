@@ -1,4 +1,4 @@
-"""Training items and their order. Both are pure functions of (seed, step), so a resumed run sees the same data.
+"""Training items and their order: pure functions of (seed, step), so a resumed run sees the same data.
 
 An item is drawn by a `Draw`: which row, and the seed of everything random about it (its crop, its wording).
 """
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 
 from latentdiff.data.folder import Row
 from latentdiff.errors import InputError
-from latentdiff.media.audio import read_audio
+from latentdiff.media.audio import audio_seconds, read_audio
 
 
 class Draw(NamedTuple):
@@ -25,14 +25,14 @@ class Draw(NamedTuple):
 
 
 def split_rows(rows: list[Row], held_out: float) -> tuple[list[Row], list[Row]]:
-    """Training and held-out rows, by a hash of the file name: the same split for every recipe, seed and order.
+    """Training and held-out rows, by a hash of the file name: one split for every recipe, seed and order.
 
     Raises:
         InputError: if there are fewer than two rows.
     """
     if len(rows) < 2:
-        raise InputError(f"{len(rows)} captioned file is too few to train on; at least 2 are needed.")
-    ranked = sorted(rows, key=lambda row: hashlib.sha256(row.path.name.encode()).digest())
+        raise InputError(f"{len(rows)} captioned file(s) are too few to train on; at least 2 are needed.")
+    ranked = sorted(rows, key=lambda row: (hashlib.sha256(row.path.name.encode()).digest(), row.path))
     count = min(max(1, round(held_out * len(rows))), len(rows) - 1)
     return sorted(ranked[count:], key=lambda row: row.path), sorted(ranked[:count], key=lambda row: row.path)
 
@@ -53,9 +53,7 @@ class GlobalBatches(Sampler[list[Draw]]):
         processes: number of processes.
     """
 
-    def __init__(
-        self, items: int, batch: int, micro: int, seed: int, start: int, rank: int, processes: int
-    ) -> None:
+    def __init__(self, items: int, batch: int, micro: int, seed: int, start: int, rank: int, processes: int) -> None:
         self.items, self.batch, self.micro, self.seed = items, batch, micro, seed
         self.start, self.rank, self.processes = start, rank, processes
 
@@ -106,11 +104,8 @@ class WaveItems(Dataset[dict[str, Any]]):
 
     def crop(self, row: Row, place: float = 0.0) -> np.ndarray:
         """``samples`` samples of a file, from ``place`` (0 to 1) of what there is to choose from."""
-        import soundfile
-
         seconds = self.samples / self.sampling_rate
-        info = soundfile.info(str(row.path))
-        start = place * max(0.0, info.frames / info.samplerate - seconds)
+        start = place * max(0.0, audio_seconds(row.path) - seconds)
         wave, _ = read_audio(row.path, self.sampling_rate, start, seconds)
         return np.pad(wave[: self.samples], (0, max(0, self.samples - len(wave))))
 

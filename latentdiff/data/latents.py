@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,6 +20,7 @@ from tqdm.auto import tqdm
 
 from latentdiff.data.folder import Row
 from latentdiff.data.items import Draw, WaveItems
+from latentdiff.media.audio import audio_seconds
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Waveforms (B, S) -> posterior mean and deviation of z, (B, C, h, w) each."""
@@ -94,7 +94,6 @@ def _encode_all(waves: WaveItems, encode: Encode, device: torch.device) -> dict[
 
 def _places(waves: WaveItems, row: Row) -> list[float]:
     """Evenly spread places (0 to 1) of the windows that cover a file; at most 16."""
-    info = soundfile.info(str(row.path))
-    seconds, window = info.frames / info.samplerate, waves.samples / waves.sampling_rate
+    seconds, window = audio_seconds(row.path), waves.samples / waves.sampling_rate
     count = min(16, max(1, int(np.ceil(seconds / window - 0.25))))
     return [i / max(1, count - 1) for i in range(count)]

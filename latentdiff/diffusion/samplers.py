@@ -15,14 +15,24 @@ from diffusers import (
 from latentdiff.errors import InputError
 
 SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "trailing"}),
+    "ddim": (DDIMScheduler, {"clip_sample": False, "timestep_spacing": "trailing"}),
     "ddpm": (DDPMScheduler, {"clip_sample": False, "timestep_spacing": "trailing"}),
-    "dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "timestep_spacing": "trailing"}),
+    "dpmsolver++": (
+        DPMSolverMultistepScheduler,
+        {"algorithm_type": "dpmsolver++", "timestep_spacing": "trailing"},
+    ),
     "unipc": (UniPCMultistepScheduler, {"timestep_spacing": "trailing"}),
     "heun": (HeunDiscreteScheduler, {"timestep_spacing": "trailing"}),
     "euler": (EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
 }
-FORWARD_PROCESS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+FORWARD_PROCESS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+)
 """The keys that belong to the trained model and not to the sampler."""
 
 

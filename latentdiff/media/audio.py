@@ -91,9 +91,7 @@ def read_audio(
     """
     path = Path(path)
     if start_s < 0 or (duration_s is not None and duration_s <= 0):
-        raise InputError(
-            f"Cannot read {duration_s} s of {path} from {start_s} s: ask for a positive part of it."
-        )
+        raise InputError(f"Cannot read {duration_s} s of {path} from {start_s} s: ask for a positive part of it.")
     if sampling_rate is not None and sampling_rate <= 0:
         raise InputError(f"Cannot read {path} at {sampling_rate} Hz: the sampling rate must be positive.")
     with _open(path) as (file, frames):
@@ -223,9 +221,7 @@ def save_spectrogram(path_png: str | Path, wave: np.ndarray, sampling_rate: int)
     figure = Figure(figsize=(8, 3.2), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     extent = (0.0, wave.size / sampling_rate, 0.0, sampling_rate / 2000)
-    picture = axes.imshow(
-        level.T, origin="lower", aspect="auto", extent=extent, vmin=top - 80, vmax=top, cmap="magma"
-    )
+    picture = axes.imshow(level.T, origin="lower", aspect="auto", extent=extent, vmin=top - 80, vmax=top, cmap="magma")
     axes.set(xlabel="time (s)", ylabel="frequency (kHz)")
     figure.colorbar(picture, ax=axes, label="dB of full scale")
     png = io.BytesIO()

@@ -16,12 +16,8 @@ from typing import BinaryIO
 
 # A line of libsndfile's header log for a data chunk longer than the file. RIFF and FORM sizes are not used
 # where a data size exists: many writers get them wrong in whole files. RF64 and W64 log only those.
-_SIZE_LINE = re.compile(
-    r"^\s*(?:data|SSND|Data Size|Riff size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
-)
-_OGG_CUT = re.compile(
-    r"^Ogg ?: (Last page lacks an end-of-stream bit|Junk after the last page)", re.MULTILINE
-)
+_SIZE_LINE = re.compile(r"^\s*(?:data|SSND|Data Size|Riff size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_OGG_CUT = re.compile(r"^Ogg ?: (Last page lacks an end-of-stream bit|Junk after the last page)", re.MULTILINE)
 _WEB_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
 
 _MP3_KBPS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # MPEG 1 layer III

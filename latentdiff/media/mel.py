@@ -34,7 +34,7 @@ class MelConfig:
     clamp: float = 1e-5
     """Magnitudes below this are raised to it before the logarithm."""
     padding: Literal["frame", "center"] = "frame"
-    """Reflect padding at each end: ``frame`` (n_fft - hop)/2, as HiFi-GAN; ``center`` n_fft/2, as TacotronSTFT."""
+    """Reflected at each end: ``frame`` (n_fft - hop)/2, as HiFi-GAN; ``center`` n_fft/2, as TacotronSTFT."""
     subtract_mean: bool = False
     """Remove the waveform's mean first (AudioLDM)."""
     peak: float | None = None
@@ -49,6 +49,34 @@ class MelConfig:
     channels: int = 1
     """Copies of the mel in x (Auffusion: 3, for an RGB autoencoder)."""
 
+    def __post_init__(self) -> None:
+        """Refuse what no front end can be.
+
+        Raises:
+            InputError: naming the field and its value.
+        """
+        positive = ("sampling_rate", "n_fft", "hop_length", "win_length", "n_mels", "channels")
+        for name in (*positive, "clamp"):
+            value, kind = getattr(self, name), int if name in positive else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kind) or value <= 0:
+                raise InputError(f"mel definition: {name} is {value!r}; it must be a positive number.")
+        if not self.hop_length <= self.win_length <= self.n_fft:
+            raise InputError(
+                f"mel definition: hop_length {self.hop_length}, win_length {self.win_length} and n_fft "
+                f"{self.n_fft} must not decrease in this order."
+            )
+        if not 0 <= self.fmin < self.fmax <= self.sampling_rate / 2:
+            raise InputError(
+                f"mel definition: fmin {self.fmin} and fmax {self.fmax} must lie in this order between 0 and "
+                f"half the sampling rate, {self.sampling_rate / 2:g} Hz."
+            )
+        if self.log not in ("ln", "log10"):
+            raise InputError(f"mel definition: log is {self.log!r}; choose ln or log10.")
+        if self.padding not in ("frame", "center"):
+            raise InputError(f"mel definition: padding is {self.padding!r}; choose frame or center.")
+        if self.scale == 0 or self.peak == 0:
+            raise InputError("mel definition: scale and peak must not be 0.")
+
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values, for a ``config.json``."""
         return asdict(self)
@@ -58,7 +86,7 @@ class MelConfig:
         """The inverse of `to_dict`.
 
         Raises:
-            InputError: if a key is unknown or one without a default is missing.
+            InputError: if a key is unknown, one without a default is missing, or a value makes no sense.
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
@@ -68,9 +96,17 @@ class MelConfig:
         except TypeError as error:
             raise InputError(f"mel definition is incomplete: {error}.") from error
 
+    @property
+    def reflected(self) -> tuple[int, int]:
+        """Samples reflected at the beginning and at the end; the end gets the odd one, if there is one."""
+        both = self.n_fft if self.padding == "center" else self.n_fft - self.hop_length
+        return both // 2, both - both // 2
+
     def frames(self, samples: int) -> int:
         """Number of mel frames of a waveform of ``samples`` samples."""
-        return samples // self.hop_length + (1 if self.padding == "center" else 0)
+        before, after = self.reflected
+        samples = max(samples, after + 1)  # what `LogMel` lengthens a shorter one to
+        return (samples + before + after - self.n_fft) // self.hop_length + 1
 
 
 # Sources of the constants: AudioLDM audioldm_train/config and audioldm2/utils.py (inference pads n_fft/2,
@@ -167,16 +203,56 @@ class LogMel(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         """Log-mel (B, T, F) of a waveform (B, S) in [-1, 1] that was `prepare`d already."""
-        config = self.config
-        pad = config.n_fft // 2 if config.padding == "center" else (config.n_fft - config.hop_length) // 2
-        if wave.shape[-1] <= pad:  # reflection needs more samples than it mirrors
-            wave = nn.functional.pad(wave, (0, pad + 1 - wave.shape[-1]))
-        wave = nn.functional.pad(wave[:, None], (pad, pad), mode="reflect")[:, 0]
-        spectrum = torch.stft(
-            wave, config.n_fft, config.hop_length, config.win_length, self.window, center=False, return_complex=True
-        )
-        mel = (spectrum.abs().mT @ self.filters).clamp(min=config.clamp)
-        return mel.log() if config.log == "ln" else mel.log10()
+        mel = (self._spectrum(wave).abs().mT @ self.filters).clamp(min=self.config.clamp)
+        return mel.log() if self.config.log == "ln" else mel.log10()
+
+    def impose(self, wave: Tensor, log_mel: Tensor, iterations: int) -> Tensor:
+        """Scale the waveform's STFT, band by band and frame by frame, until its mel is the one asked for.
+
+        A vocoder that works on log-mels must learn an exponential to follow 100 dB of level; this closed form
+        follows it exactly and leaves the fine structure, which no mel holds, to the vocoder. Phases are kept;
+        the inverse is the normalised overlap-add of Griffin & Lim (1984, equation 6). Differentiable.
+
+        Args:
+            wave: (B, S), S a multiple of the hop.
+            log_mel: (B, T, F) with T = S / hop.
+            iterations: how often; overlapping frames contradict each other, so each comes closer. 0 does nothing.
+        """
+        target = log_mel.exp() if self.config.log == "ln" else 10**log_mel
+        spread = self.filters / self.filters.sum(1, keepdim=True).clamp(min=1e-12)  # how a bin shares its bands
+        heard = self.filters.sum(1) > 0  # bins outside [fmin, fmax] stay as they are
+        for _ in range(iterations):
+            spectrum = self._spectrum(wave)[..., : target.shape[1]]
+            mel = spectrum.abs().mT @ self.filters
+            ratio = (target / mel.clamp(min=self.config.clamp)).clamp(max=100.0)  # 40 dB at once is enough
+            gain = torch.where(heard, ratio @ spread.mT, 1.0)
+            wave = self._overlap_add(spectrum * gain.mT, wave.shape[-1])
+        return wave
+
+    def _spectrum(self, wave: Tensor) -> Tensor:
+        """Complex STFT (B, n_fft / 2 + 1, T)."""
+        config, (before, after) = self.config, self.config.reflected
+        if wave.shape[-1] <= after:  # reflection needs more samples than it mirrors
+            wave = nn.functional.pad(wave, (0, after + 1 - wave.shape[-1]))
+        wave = nn.functional.pad(wave[:, None], (before, after), mode="reflect")[:, 0]
+        sizes = (config.n_fft, config.hop_length, config.win_length)
+        return torch.stft(wave, *sizes, self.window, center=False, return_complex=True)
+
+    def _overlap_add(self, spectrum: Tensor, samples: int) -> Tensor:
+        """Waveform (B, samples) whose windowed frames are nearest to the spectrum's."""
+        config, frames = self.config, spectrum.shape[-1]
+        edge = (config.n_fft - config.win_length) // 2
+        window = nn.functional.pad(self.window, (edge, config.n_fft - config.win_length - edge))[None, :, None]
+        length = (frames - 1) * config.hop_length + config.n_fft
+        fold = {
+            "output_size": (1, length),
+            "kernel_size": (1, config.n_fft),
+            "stride": (1, config.hop_length),
+        }
+        summed = nn.functional.fold(torch.fft.irfft(spectrum, config.n_fft, dim=1) * window, **fold)
+        weight = nn.functional.fold(window.square().expand(1, -1, frames).contiguous(), **fold)
+        wave = (summed / weight.clamp(min=1e-6))[:, 0, 0, config.reflected[0] :]
+        return nn.functional.pad(wave, (0, max(0, samples - wave.shape[-1])))[:, :samples]
 
     def to_x(self, log_mel: Tensor) -> Tensor:
         """x (B, C, T, F), or (B, C, F, T) if ``frequency_first``, of a log-mel (B, T, F)."""

@@ -8,7 +8,7 @@ RESOLUTIONS = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))
 
 
 def multi_resolution_stft(first: Tensor, second: Tensor) -> Tensor:
-    """Spectral convergence plus log-magnitude L1, mean over three resolutions (Yamamoto et al. 2020, eq. 6 to 9).
+    """Spectral convergence plus log-magnitude L1, mean of three resolutions (Yamamoto et al. 2020, eq. 6-9).
 
     Args:
         first: the waveform that is judged, (B, S).
@@ -20,7 +20,7 @@ def multi_resolution_stft(first: Tensor, second: Tensor) -> Tensor:
     total = first.new_zeros(first.shape[0])
     for n_fft, hop, window in RESOLUTIONS:
         a, b = (_magnitude(wave, n_fft, hop, window) for wave in (first, second))
-        # The floor keeps silence, whose norm is 0, from turning the ratio into 0/0; a clip at -40 dB has some 10.
+        # The floor keeps silence, of norm 0, from turning the ratio into 0/0; a clip at -40 dB has some 10.
         convergence = (b - a).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1).clamp(min=1.0)
         total = total + convergence + (a.log() - b.log()).abs().flatten(1).mean(1)
     return total / len(RESOLUTIONS)

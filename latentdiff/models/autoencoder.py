@@ -1,6 +1,6 @@
-"""Autoencoders x -> z -> x: diffusers' `AutoencoderKL`, and one of ours that starts from the linear solution."""
+"""Autoencoders x -> z -> x: diffusers' `AutoencoderKL`, and ours, which starts from the linear solution."""
 
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
@@ -37,8 +37,8 @@ def _zero(layer: nn.Conv2d) -> nn.Conv2d:
 class PatchAutoencoder(ModelMixin, ConfigMixin):
     """A variational autoencoder that begins as PCA of patches and learns what PCA misses.
 
-    Why an own class: an `AutoencoderKL` from random weights needs hours to reach what the linear optimum gives
-    at once (a linear VAE's optimum is PCA: Lucas et al. 2019), and costs several times more to run on a CPU.
+    Why an own class: an `AutoencoderKL` from random weights needs hours to reach what the linear optimum
+    gives at once (a linear VAE's optimum is PCA: Lucas et al. 2019), and costs several times more on a CPU.
     Encoder and decoder are each a linear patch projection plus a convolutional branch whose last layer begins
     at zero. It speaks `AutoencoderKL`'s interface (`encode(x).latent_dist`, `decode(z).sample`,
     `config.scaling_factor`), so it stands wherever one is expected.
@@ -49,7 +49,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         patch_size: compression an axis; a power of two of at least 4.
         width: channels of the convolutional branches at half the compression; twice that at the full one.
         depth: residual blocks a resolution.
-        scaling_factor: z given to the denoiser is this times the latent (1 / its standard deviation on the data).
+        scaling_factor: z given to the denoiser is this times the latent (1 / its deviation on the data).
         mel: the `MelConfig` fields of x, when x is a mel.
     """
 
@@ -87,7 +87,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         )
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[Any]:
-        """Posterior over z (B, latent_channels, H/p, W/p) of x (B, in_channels, H, W); H and W divisible by p."""
+        """Posterior over z (B, latent_channels, H/p, W/p) of x (B, in_channels, H, W); p divides H and W."""
         mean, log_variance = self.encoder(x).chunk(2, dim=1)
         # The log variance begins at -4: noise of 2 % of the whitened latent's variance.
         moments = torch.cat([mean + self.analysis(x), log_variance - 4.0], dim=1)
@@ -101,7 +101,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
 
     def forward(self, x: Tensor) -> DecoderOutput | tuple[Tensor]:
         """Reconstruction of x through the posterior's mean."""
-        return self.decode(self.encode(x).latent_dist.mode())
+        return self.decode(cast(AutoencoderKLOutput, self.encode(x)).latent_dist.mode())
 
     @torch.no_grad()
     def solve_linear(self, x: Tensor) -> float:
@@ -111,22 +111,23 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
             The share of the patches' variance that the latent keeps.
         """
         p, channels = self.config.patch_size, self.config.latent_channels
-        patches = nn.functional.unfold(x.double(), p, stride=p).transpose(1, 2).flatten(0, 1)  # (patches, C*p*p)
+        patches = nn.functional.unfold(x.double(), p, stride=p).mT.flatten(0, 1)  # (patches, C*p*p)
         mean = patches.mean(0)
         variances, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
         top = vectors[:, -channels:].flip(-1).T  # (latent_channels, C*p*p), largest variance first
         deviation = variances[-channels:].flip(-1).clamp(min=1e-8).sqrt()[:, None]
         shape = self.analysis.weight.shape
+        assert self.analysis.bias is not None and self.synthesis.bias is not None
         self.analysis.weight.copy_((top / deviation).reshape(shape))
         self.analysis.bias.copy_(-(top / deviation) @ mean)
         self.synthesis.weight.copy_((top * deviation).reshape(shape))
-        # A transposed convolution has one bias a channel, the mean patch has p*p: the latent carries the rest
-        # as well as its components can, and the decoder's branch learns what is left.
+        # A transposed convolution has one bias a channel, the mean patch has p*p values, and the latent is
+        # centred: how the mean patch differs from its own mean is left to the decoder's branch.
         self.synthesis.bias.copy_(mean.reshape(self.config.in_channels, -1).mean(-1))
         return float(variances[-channels:].sum() / variances.sum())
 
 
-Autoencoder = PatchAutoencoder | AutoencoderKL
+Autoencoder: TypeAlias = PatchAutoencoder | AutoencoderKL
 
 
 def build_autoencoder(config: AutoencoderConfig, in_channels: int, mel: MelConfig | None) -> Autoencoder:
@@ -154,6 +155,16 @@ def build_autoencoder(config: AutoencoderConfig, in_channels: int, mel: MelConfi
         depth=config.depth,
         mel=definition,
     )
+
+
+def posterior(vae: Autoencoder, x: Tensor) -> DiagonalGaussianDistribution:
+    """q(z | x) of x (B, C, H, W), over latents that are not scaled yet."""
+    return cast(AutoencoderKLOutput, vae.encode(x)).latent_dist
+
+
+def decode(vae: Autoencoder, z: Tensor) -> Tensor:
+    """x (B, C, H, W) of latents (B, c, h, w) that are not scaled."""
+    return cast(DecoderOutput, vae.decode(z)).sample
 
 
 def compression(vae: Autoencoder) -> int:

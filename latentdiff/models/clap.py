@@ -1,4 +1,4 @@
-"""CLAP, the joint embedding of sounds and captions (Wu et al. 2023): transformers' `ClapModel`, small or published."""
+"""CLAP, a joint embedding of sounds and captions (Wu et al. 2023): transformers' `ClapModel`, of any size."""
 
 import json
 from typing import cast
@@ -7,15 +7,21 @@ import numpy as np
 import torch
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
-from transformers import AutoTokenizer, ClapConfig, ClapFeatureExtractor, ClapModel, PreTrainedTokenizerBase
-from transformers import RobertaTokenizer
+from transformers import (
+    AutoTokenizer,
+    ClapConfig,
+    ClapFeatureExtractor,
+    ClapModel,
+    PreTrainedTokenizerBase,
+    RobertaTokenizer,
+)
 
 from latentdiff.config import CLAPTower
 from latentdiff.models.text import MAX_TOKENS
 
 
 def new_clap(config: CLAPTower, captions: list[str]) -> tuple[ClapModel, RobertaTokenizer, ClapFeatureExtractor]:
-    """A small CLAP with its tokenizer (learnt from the captions) and its audio front end (16 kHz, 64 mels)."""
+    """A small CLAP, its tokenizer (learnt from the captions) and its audio front end (16 kHz, 64 mels)."""
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(captions, vocab_size=config.vocabulary, special_tokens=special, show_progress=False)
@@ -75,9 +81,7 @@ def audio_features(extractor: ClapFeatureExtractor, waves: list[np.ndarray]) -> 
     generator, so the same sound would not give the same embedding twice.
     """
     longest = extractor.nb_max_samples
-    inputs = extractor(
-        [wave[:longest] for wave in waves], sampling_rate=extractor.sampling_rate, return_tensors="pt"
-    )
+    inputs = extractor([wave[:longest] for wave in waves], sampling_rate=extractor.sampling_rate, return_tensors="pt")
     return cast(Tensor, inputs.input_features)
 
 

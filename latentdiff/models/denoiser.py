@@ -14,7 +14,7 @@ def new_denoiser(
     Args:
         config: its sizes.
         latent_channels: channels of z.
-        tokens_width: D of `Conditioning.tokens`; None makes the attention layers self-attention, as AudioLDM's.
+        tokens_width: D of `Conditioning.tokens`; None makes the attention self-attention, as in AudioLDM.
         pooled_width: P of `Conditioning.pooled`; None for no FiLM.
 
     Raises:

@@ -3,6 +3,8 @@
 Each returns, for every sub-discriminator, its score map and the feature maps below it.
 """
 
+import math
+
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, leaky_relu, pad
 from torch.nn.utils.parametrizations import weight_norm
@@ -40,10 +42,17 @@ class ScaleDiscriminator(nn.Module):
         super().__init__()
         self.pool = pool
         w = width
-        plan = [(1, 4 * w, 15, 1, 1), (4 * w, 4 * w, 41, 2, 4), (4 * w, 8 * w, 41, 2, 16), (8 * w, 16 * w, 41, 4, 16),
-                (16 * w, 32 * w, 41, 4, 16), (32 * w, 32 * w, 41, 1, 16), (32 * w, 32 * w, 5, 1, 1)]  # fmt: skip
+        plan = [
+            (1, 4 * w, 15, 1, 1),
+            (4 * w, 4 * w, 41, 2, 4),
+            (4 * w, 8 * w, 41, 2, 16),
+            (8 * w, 16 * w, 41, 4, 16),
+            (16 * w, 32 * w, 41, 4, 16),
+            (32 * w, 32 * w, 41, 1, 16),
+            (32 * w, 32 * w, 5, 1, 1),
+        ]
         self.layers = nn.ModuleList(
-            weight_norm(nn.Conv1d(a, b, kernel, stride, padding=kernel // 2, groups=min(groups, a)))
+            weight_norm(nn.Conv1d(a, b, kernel, stride, padding=kernel // 2, groups=math.gcd(groups, a)))
             for a, b, kernel, stride, groups in plan
         )
         self.score = weight_norm(nn.Conv1d(32 * w, 1, 3, padding=1))
@@ -96,7 +105,8 @@ def _run(layers: nn.ModuleList, score: nn.Module, h: Tensor) -> Verdict:
 def lsgan_discriminator_loss(real: list[Verdict], fake: list[Verdict]) -> Tensor:
     """HiFi-GAN equation 1: (D(x) - 1)^2 + D(G(s))^2, mean over each map, summed over sub-discriminators."""
     pairs = zip(real, fake, strict=True)
-    return sum(((r[0] - 1).square().mean() + f[0].square().mean() for r, f in pairs), start=real[0][0].new_zeros(()))
+    terms = ((r[0] - 1).square().mean() + f[0].square().mean() for r, f in pairs)
+    return sum(terms, start=real[0][0].new_zeros(()))
 
 
 def lsgan_generator_loss(fake: list[Verdict]) -> Tensor:

@@ -13,8 +13,8 @@ from latentdiff.media.mel import LogMel, resolve_mel
 class AudioJudge(ModelMixin, ConfigMixin):
     """Convolutional classifier of waveforms by the names of their sources.
 
-    Why an own class: a judge must share nothing with the generator, hear waveforms through its own mel, and be
-    trained on real sounds in minutes; published classifiers know neither these names nor this machine.
+    Why an own class: a judge must share nothing with the generator, hear waveforms through its own mel, and
+    be trained on real sounds in minutes; published classifiers know neither these names nor this machine.
 
     Args:
         labels: names, in the order of the logits.
@@ -29,7 +29,7 @@ class AudioJudge(ModelMixin, ConfigMixin):
         super().__init__()
         self.front_end = LogMel(resolve_mel(mel))
         stages: list[nn.Module] = []
-        channels = 1
+        channels = self.front_end.config.channels
         for stage in range(4):
             out = width * min(2**stage, 4)
             stages += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
@@ -45,7 +45,9 @@ class AudioJudge(ModelMixin, ConfigMixin):
 
     def features(self, log_mel: Tensor) -> Tensor:
         """Features (B, D) of a log-mel (B, T, F): mean and maximum over time of each channel and band."""
-        h = self.stages(self.front_end.to_x(log_mel)).transpose(2, 3).flatten(1, 2)  # (B, channels * bands, T)
+        x = self.front_end.to_x(log_mel)
+        h = self.stages(x.mT if self.front_end.config.frequency_first else x)
+        h = h.transpose(2, 3).flatten(1, 2)  # (B, channels * bands, T)
         return torch.cat([h.mean(2), h.amax(2)], dim=1)
 
     def forward(self, wave: Tensor) -> Tensor:

@@ -3,9 +3,10 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from diffusers import AutoencoderKL
+from safetensors import SafetensorError
 from transformers import SpeechT5HifiGan
 
 from latentdiff.errors import InputError
@@ -13,17 +14,51 @@ from latentdiff.models.autoencoder import Autoencoder, PatchAutoencoder
 
 
 def load_autoencoder(source: str) -> Autoencoder:
-    """Ours or diffusers', told apart by the ``_class_name`` in their ``config.json``."""
-    path = require_component(source, "config.json")
-    name = json.loads(path.read_text())["_class_name"] if path else "AutoencoderKL"
-    kind = PatchAutoencoder if name == "PatchAutoencoder" else AutoencoderKL
-    return cast(Autoencoder, kind.from_pretrained(source))
+    """Ours or diffusers', told apart by the ``_class_name`` in their ``config.json``.
+
+    Raises:
+        InputError: if there is none, or something else, at ``source``.
+    """
+    kind = _kind(source)
+    if kind not in (None, "PatchAutoencoder", "AutoencoderKL"):
+        raise InputError(f"{source} holds a {kind} and not an autoencoder; name the folder of a VAE.")
+    return cast(Autoencoder, _load(PatchAutoencoder if kind == "PatchAutoencoder" else AutoencoderKL, source))
 
 
 def load_vocoder(source: str) -> SpeechT5HifiGan:
-    """A HiFi-GAN."""
-    require_component(source, "config.json")
-    return SpeechT5HifiGan.from_pretrained(source)
+    """A HiFi-GAN.
+
+    Raises:
+        InputError: if there is none, or something else, at ``source``.
+    """
+    kind = _kind(source)
+    if kind not in (None, "SpeechT5HifiGan"):
+        raise InputError(f"{source} holds a {kind} and not a vocoder; name the folder of a SpeechT5HifiGan.")
+    return _load(SpeechT5HifiGan, source)
+
+
+def _kind(source: str) -> str | None:
+    """The class that a component's ``config.json`` names; None for a hub id."""
+    path = require_component(source, "config.json")
+    if path is None:
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); save that component again.") from error
+    names = [config.get("_class_name"), *(config.get("architectures") or [])]  # diffusers', transformers'
+    return next((name for name in names if name), "component of unknown class")
+
+
+def _load(kind: Any, source: str) -> Any:
+    try:
+        return kind.from_pretrained(source)
+    except (OSError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise InputError(
+            f"the weights of {source} cannot be loaded: {reason}. Name the folder of a trained component, or "
+            "a hub id that this machine can reach."
+        ) from error
 
 
 def require_component(source: str, file: str) -> Path | None:

@@ -3,6 +3,7 @@
 Shapes: B batch, N tokens, D width of the T5 encoder, P width of the CLAP projection.
 """
 
+import json
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,13 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, 
 from tokenizers.models import Unigram
 from tokenizers.trainers import UnigramTrainer
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
 
 from latentdiff.config import NewTextEncoder
 
@@ -62,7 +69,12 @@ def new_tokenizer(captions: list[str], vocabulary: int) -> PreTrainedTokenizerFa
     """
     tokenizer = Tokenizer(Unigram())
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " ")]
+        [
+            normalizers.NFKD(),
+            normalizers.StripAccents(),
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(r"\s+"), " "),
+        ]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace()]
@@ -76,6 +88,7 @@ def new_tokenizer(captions: list[str], vocabulary: int) -> PreTrainedTokenizerFa
         show_progress=False,
     )
     tokenizer.train_from_iterator(captions, trainer)
+    tokenizer.model = _in_fixed_order(tokenizer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
     )
@@ -87,6 +100,20 @@ def new_tokenizer(captions: list[str], vocabulary: int) -> PreTrainedTokenizerFa
         model_max_length=MAX_TOKENS,
         padding_side="right",
     )
+
+
+def _in_fixed_order(tokenizer: Tokenizer) -> Unigram:
+    """The learnt model with its pieces in alphabetical order after the special tokens.
+
+    The trainer walks hash maps, so from run to run a piece has another id and a letter that it had to add
+    another score, by some 0.001. A resumed run, or another process of the same run, would read its embeddings
+    in another order.
+    """
+    pieces: list[tuple[str, float]] = json.loads(tokenizer.to_str())["model"]["vocab"]
+    special, learnt = pieces[:3], pieces[3:]
+    lowest = round(min(score for _, score in learnt), 4)
+    steady = [(piece, lowest if score < lowest + 0.01 else round(score, 4)) for piece, score in sorted(learnt)]
+    return Unigram([(piece, score) for piece, score in special] + steady, unk_id=2, byte_fallback=False)
 
 
 def new_t5(config: NewTextEncoder, vocabulary: int) -> T5EncoderModel:

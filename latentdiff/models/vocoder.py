@@ -1,6 +1,7 @@
 """The vocoder log-mel -> waveform: transformers' `SpeechT5HifiGan` (HiFi-GAN, Kong et al. 2020)."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +9,14 @@ from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from latentdiff.config import GeneratorConfig
 from latentdiff.errors import InputError
-from latentdiff.media.mel import MelConfig, resolve_mel
+from latentdiff.media.mel import LogMel, MelConfig, resolve_mel
 
 
-def new_vocoder(config: GeneratorConfig, mel: MelConfig) -> SpeechT5HifiGan:
+def new_vocoder(config: GeneratorConfig, mel: MelConfig, mel_iterations: int = 0) -> SpeechT5HifiGan:
     """A vocoder of one mel definition, which it carries in its ``config.json``.
 
     Raises:
-        InputError: if the upsampling rates do not multiply to the mel's hop.
+        InputError: if the upsampling rates do not multiply to the mel's hop, or the lists differ in length.
     """
     hop = math.prod(config.upsample_rates)
     if hop != mel.hop_length:
@@ -23,6 +24,8 @@ def new_vocoder(config: GeneratorConfig, mel: MelConfig) -> SpeechT5HifiGan:
             f"generator.upsample_rates {list(config.upsample_rates)} multiply to {hop}, but the mel's hop is "
             f"{mel.hop_length}; choose rates with that product."
         )
+    _require_pairs("upsample", "upsample_rates", config.upsample_rates, config.upsample_kernel_sizes)
+    _require_pairs("resblock", "resblock_dilation_sizes", config.resblock_dilation_sizes, config.resblock_kernel_sizes)
     vocoder = SpeechT5HifiGan(
         SpeechT5HifiGanConfig(
             model_in_dim=mel.n_mels,
@@ -34,6 +37,7 @@ def new_vocoder(config: GeneratorConfig, mel: MelConfig) -> SpeechT5HifiGan:
             resblock_dilation_sizes=[list(dilations) for dilations in config.resblock_dilation_sizes],
             normalize_before=True,
             mel=mel.to_dict(),
+            mel_iterations=mel_iterations,
         )
     )
     # HiFi-GAN draws its weights with deviation 0.01 and leans on weight normalisation to grow them; without
@@ -44,11 +48,30 @@ def new_vocoder(config: GeneratorConfig, mel: MelConfig) -> SpeechT5HifiGan:
     return vocoder
 
 
+def _require_pairs(kind: str, name: str, first: Sequence[object], kernels: Sequence[int]) -> None:
+    """transformers pairs the lists without looking at their lengths, and so drops the longer one's rest."""
+    if len(first) != len(kernels):
+        raise InputError(
+            f"generator.{name} has {len(first)} entries and generator.{kind}_kernel_sizes {len(kernels)}; "
+            "give as many of both."
+        )
+
+
+def voice(vocoder: nn.Module, log_mel: Tensor, front_end: LogMel, mel_iterations: int) -> Tensor:
+    """Waveform (B, T * hop) of a log-mel (B, T, F): the vocoder's, with the mel imposed on it."""
+    return front_end.impose(vocoder(log_mel).float(), log_mel.float(), mel_iterations)
+
+
 @torch.no_grad()
 def set_normalisation(vocoder: SpeechT5HifiGan, log_mel: Tensor) -> None:
-    """Let the vocoder normalise its input by the mean and deviation an element band of a log-mel (B, T, F)."""
+    """Let the vocoder normalise its input by the mean and deviation of each band of a log-mel (B, T, F)."""
     vocoder.mean.copy_(log_mel.mean((0, 1)))
     vocoder.scale.copy_(log_mel.std((0, 1)).clamp(min=1e-3))
+
+
+def imposed_iterations(vocoder: SpeechT5HifiGan) -> int:
+    """How often the mel is imposed on a vocoder's output; published vocoders know nothing of it: 0."""
+    return int(getattr(vocoder.config, "mel_iterations", 0))
 
 
 def vocoder_mel(vocoder: SpeechT5HifiGan) -> MelConfig | None:

@@ -40,6 +40,8 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         folder = bundled_folder(name) if name in BUNDLED else Path(name)
         if folder.is_dir() and not (folder / "model_index.json").is_file():
             raise InputError(f"{name} is no pipeline folder: it has no model_index.json.")
+        # Bundled weights are stored in half precision; left alone, transformers would also compute in it.
+        kwargs.setdefault("torch_dtype", torch.float32)
         return super().from_pretrained(str(folder) if folder.is_dir() else name, **kwargs)
 
     @torch.no_grad()

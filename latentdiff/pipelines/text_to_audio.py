@@ -12,11 +12,10 @@ from transformers import ClapModel, PreTrainedTokenizerBase, SpeechT5HifiGan, T5
 
 from latentdiff.errors import InputError
 from latentdiff.media.mel import LogMel, require_same_mel, resolve_mel
-from latentdiff.models.autoencoder import Autoencoder, compression
-from latentdiff.models.vocoder import vocoder_mel
+from latentdiff.models.autoencoder import Autoencoder, compression, decode
+from latentdiff.models.vocoder import imposed_iterations, vocoder_mel, voice
+from latentdiff.names import MAX_SECONDS
 from latentdiff.pipelines.base import Callback, GenerationError, LatentDiffusionPipeline, as_list
-
-LONGEST_SECONDS = 600.0
 
 
 @dataclass
@@ -129,9 +128,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         negative = self._encode_negative(negative_prompt, prompts, num_waveforms_per_prompt) if guidance > 1 else None
         shape = (len(prompts), self.unet.config.in_channels, *self._latent_size(seconds))
         z = self.draw_latents(shape, generator, latents)
-        z = self.denoise(
-            z, self.encode_prompt(prompts), negative, guidance, steps, generator, callback_on_step_end
-        )
+        z = self.denoise(z, self.encode_prompt(prompts), negative, guidance, steps, generator, callback_on_step_end)
         media: np.ndarray | Tensor = z
         if output_type != "latent":
             wave = self.decode(z)[:, : round(seconds * self.mel.config.sampling_rate)].float().cpu()
@@ -142,8 +139,9 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
 
     def decode(self, z: Tensor) -> Tensor:
         """Waveforms (B, samples) of scaled latents (B, C, h, w)."""
-        x = self.vae.decode(z / self.vae.config.scaling_factor).sample
-        wave = self.vocoder(self.mel.from_x(x))
+        x = decode(self.vae, z / self.vae.config.scaling_factor)
+        front_end = self.mel.to(x.device)
+        wave = voice(self.vocoder, self.mel.from_x(x), front_end, imposed_iterations(self.vocoder))
         if not torch.isfinite(wave).all():
             raise GenerationError("the waveform is not finite; try --dtype float32.")
         return wave
@@ -167,8 +165,8 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
 
     @staticmethod
     def _check(seconds: float, steps: int, each: int, output_type: str) -> None:
-        if not 0 < seconds <= LONGEST_SECONDS:
-            raise InputError(f"a duration of {seconds} s cannot be made; give more than 0 and at most {LONGEST_SECONDS:g}.")
+        if not 0 < seconds <= MAX_SECONDS:
+            raise InputError(f"a duration of {seconds} s cannot be made; give more than 0 and at most {MAX_SECONDS:g}.")
         if steps < 1:
             raise InputError(f"{steps} steps cannot be taken; give at least 1.")
         if each < 1:

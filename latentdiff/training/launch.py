@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from latentdiff.config import load_config
+from latentdiff.doctor import check_torch_pair
 from latentdiff.errors import InputError
 
 
@@ -18,6 +19,7 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         config = load_config(parsed.config, parsed.overrides)
+        check_torch_pair()
         # Heavy imports only after the configuration has been found good.
         from latentdiff.training.loop import Trainer
         from latentdiff.training.recipes import RECIPES

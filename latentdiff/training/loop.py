@@ -9,7 +9,6 @@ import copy
 import logging
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,9 @@ class Trainer:
         self.accelerator = Accelerator(
             mixed_precision=train.mixed_precision,
             log_with=train.trackers or None,
-            project_config=ProjectConfiguration(project_dir=str(config.output), logging_dir=str(config.output / "logs")),
+            project_config=ProjectConfiguration(
+                project_dir=str(config.output), logging_dir=str(config.output / "logs")
+            ),
         )
         torch.manual_seed(config.seed)
         self.recipe = recipe_class(config, self.accelerator.device)
@@ -70,7 +71,10 @@ class Trainer:
         else:
             self._check_early()
         bar = tqdm(
-            total=train.max_steps, initial=self.step, desc=config.stage, disable=not accelerator.is_main_process
+            total=train.max_steps,
+            initial=self.step,
+            desc=config.stage,
+            disable=not accelerator.is_main_process,
         )
         batches = self._batches()
         while self.step < train.max_steps:
@@ -100,6 +104,7 @@ class Trainer:
             batch = next(batches)
             number = share * self.accelerator.num_processes + self.accelerator.process_index
             step = Step(self.step, seeded_generator(self.config.seed, self.step, number))
+            torch.manual_seed(step.generator.initial_seed())  # for what draws by itself: dropout layers
             for phase, terms in self.recipe.losses(batch, step):
                 total = weighted_sum(terms, self.recipe.weights)
                 self._backward(phase, total / shares, sync=share == shares - 1)
@@ -258,5 +263,3 @@ def seeded_generator(seed: int, step: int, share: int) -> torch.Generator:
     """The generator of one share of one step's batch."""
     state = np.random.SeedSequence([seed, step, share]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> 1))
-
-

@@ -21,7 +21,12 @@ def save_mel_pairs(folder: Path, real: Tensor, made: Tensor, mel: MelConfig, cou
             picture = batch[column].float().cpu().numpy().T
             low, high = real[column].min().item(), real[column].max().item()
             axes[row, column].imshow(
-                picture, origin="lower", aspect="auto", extent=(0, seconds, 0, mel.n_mels), vmin=low, vmax=high
+                picture,
+                origin="lower",
+                aspect="auto",
+                extent=(0, seconds, 0, mel.n_mels),
+                vmin=low,
+                vmax=high,
             )
             axes[row, column].set_title(name)
     axes[1, 0].set(xlabel="time, s", ylabel="mel band")

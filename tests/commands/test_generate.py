@@ -56,9 +56,7 @@ def request(tmp_path: Path, *prompts: str, **options: Any) -> Request:
     return Request(prompts=list(prompts), **defaults | options)
 
 
-def test_every_file_carries_its_recipe(
-    pipe: NoisePipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_file_carries_its_recipe(pipe: NoisePipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     generate(request(tmp_path, "a dog", num=2, seed=7, steps=5, negative="rain", duration=0.25, plot=True))
     recipe = read_recipe(tmp_path / "out/a-dog-2.wav")
     assert recipe == {
@@ -127,9 +125,7 @@ def test_a_model_that_makes_nan_is_one_sentence(
     assert not (tmp_path / "x.wav").exists()
 
 
-def test_cut_weights_are_one_sentence(
-    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_cut_weights_are_one_sentence(tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in ("unet/diffusion_pytorch_model.safetensors", "vocoder/model.safetensors"):
         broken = shutil.copytree(tiny_pipeline, tmp_path / part.partition("/")[0])
         (broken / part).write_bytes((broken / part).read_bytes()[:-100])
@@ -142,9 +138,7 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_sentence(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(["generate", "a dog", "-m", "nobody/nothing", "-o", f"{tmp_path}/x.wav"]) == 2
-    assert (
-        capsys.readouterr().err.splitlines()[-1].startswith("latentdiff: cannot load the model 'nobody/noth")
-    )
+    assert capsys.readouterr().err.splitlines()[-1].startswith("latentdiff: cannot load the model 'nobody/noth")
 
 
 def test_prompts_of_a_file(tmp_path: Path) -> None:

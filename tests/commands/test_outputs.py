@@ -28,9 +28,7 @@ def test_slug(prompt: str, stem: str) -> None:
     assert slug(prompt) == stem
 
 
-def test_a_fresh_name_is_chosen_in_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fresh_name_is_chosen_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert plan_outputs(None, ["dog barking"], 1, False, False) == [Path("dog-barking.wav")]
     Path("dog-barking.wav").touch()

@@ -203,9 +203,7 @@ def test_all_faults_are_collected_in_order_and_good_rows_kept(tmp_path: Path) ->
         ("file_name,text", "caption", ['no caption column "caption"', "columns found: file_name, text"]),
     ],
 )
-def test_missing_column_lists_those_found(
-    tmp_path: Path, header: str, key: str | None, words: list[str]
-) -> None:
+def test_missing_column_lists_those_found(tmp_path: Path, header: str, key: str | None, words: list[str]) -> None:
     cells = ",".join("1.wav" for _ in header.split(","))
     record = json.dumps(dict.fromkeys(header.split(","), "1.wav"))
     for name, content in (("metadata.csv", f"{header}\n{cells}\n"), ("metadata.jsonl", record)):
@@ -227,16 +225,12 @@ def test_other_encodings_are_refused(tmp_path: Path, name: str) -> None:
         {content.encode("utf-16"): 1, content.replace("rain", "Gewitter über").encode("latin-1"): 0}.items()
     ):
         folder = folder_with(tmp_path / str(at), {name: data})
-        with pytest.raises(
-            InputError, match=rf"{name}: not UTF-8 \(line {line or (3 if 'csv' in name else 2)}:"
-        ):
+        with pytest.raises(InputError, match=rf"{name}: not UTF-8 \(line {line or (3 if 'csv' in name else 2)}:"):
             read_folder(folder)
 
 
 def test_sidecar_faults(tmp_path: Path) -> None:
-    folder = folder_with(
-        tmp_path, {"1.txt": " \n", "3.wav": "", "3.txt": b"\xff\xfe", "4.wav": "", "4.txt": "x"}
-    )
+    folder = folder_with(tmp_path, {"1.txt": " \n", "3.wav": "", "3.txt": b"\xff\xfe", "4.wav": "", "4.txt": "x"})
     listing = list_folder(folder)
     found = [(fault.path.name, fault.row, fault.reason) for fault in listing.faults]
     expected = [("1.txt", None, "empty caption"), ("2.wav", None, "no caption"), ("3.txt", None, "not UTF-8")]
@@ -274,8 +268,6 @@ def test_no_such_folder(tmp_path: Path) -> None:
 
 
 def test_reading_data_does_not_start_torch() -> None:
-    code = (
-        "import sys, latentdiff.data.scan as s; print({'torch', 'librosa', 'matplotlib'} & set(sys.modules))"
-    )
+    code = "import sys, latentdiff.data.scan as s; print({'torch', 'librosa', 'matplotlib'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"

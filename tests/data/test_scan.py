@@ -132,9 +132,7 @@ def test_limit_on_faults(tmp_path: Path) -> None:
     report = faulty_folder(tmp_path)
     assert report.bad_fraction == 5 / 6
     report.raise_if_bad(0.9)
-    with pytest.raises(
-        InputError, match=r"5 faults and 1 usable files.*missing file: 1.*metadata\.csv, row 4"
-    ):
+    with pytest.raises(InputError, match=r"5 faults and 1 usable files.*missing file: 1.*metadata\.csv, row 4"):
         report.raise_if_bad(0.8)
 
 

@@ -64,9 +64,7 @@ def test_captions_are_distinct_and_state_only_what_is_there() -> None:
         texts = captions(scene, rng, 4)
         assert len({plain(text) for text in texts}) == 4
         for text in map(plain, texts):
-            assert (
-                "  " not in text and text == text.strip() and not re.search(r"\ba [aeio]|\ban [^aeio]", text)
-            ), text
+            assert "  " not in text and text == text.strip() and not re.search(r"\ba [aeio]|\ban [^aeio]", text), text
             loudness = {event.loudness for event in scene.events}
             assert "loud" in loudness or not re.search(r"\bloud(ly)?\b", text), text
             assert "quiet" in loudness or not re.search(r"\b(quiet|soft|faint)(ly)?\b", text), text
@@ -193,9 +191,7 @@ def test_a_missing_sound_font_names_the_packages(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "change", [{"clips": 0}, {"seconds": 0.0}, {"sampling_rate": 10}, {"captions_per_clip": 0}]
-)
+@pytest.mark.parametrize("change", [{"clips": 0}, {"seconds": 0.0}, {"sampling_rate": 10}, {"captions_per_clip": 0}])
 def test_bad_arguments_are_refused(tmp_path: Path, change: dict[str, float]) -> None:
     arguments = {
         "clips": 1,

@@ -262,9 +262,7 @@ def test_file_without_a_recipe_has_none(tmp_path: Path, comment: str | None) -> 
 
 def test_recipe_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "a.flac").write_bytes(b"<html>" * 100)
-    (tmp_path / "huge.wav").write_bytes(
-        b"RIFF\xff\xff\xff\xffWAVELIST\xff\xff\xff\xffINFOICMT\xff\xff\xff\xff{}"
-    )
+    (tmp_path / "huge.wav").write_bytes(b"RIFF\xff\xff\xff\xffWAVELIST\xff\xff\xff\xffINFOICMT\xff\xff\xff\xff{}")
     assert read_recipe(tmp_path / "huge.wav") == {}
     for name in ("a.flac", "none.wav"):
         with pytest.raises(InputError, match=name):

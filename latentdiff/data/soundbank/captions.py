@@ -118,9 +118,7 @@ class _Words:
 
     def adverbs(self, *attributes: str) -> str:
         """Some of the attributes as adverbs, with a space before them."""
-        return "".join(
-            " " + self.pick(ADVERBS[name]) for name in attributes if name in ADVERBS and self.maybe(0.5)
-        )
+        return "".join(" " + self.pick(ADVERBS[name]) for name in attributes if name in ADVERBS and self.maybe(0.5))
 
 
 def with_article(phrase: str) -> str:
@@ -143,9 +141,7 @@ def _named(name: str, adjectives: str = "") -> str:
 
 
 def _times(count: int, words: _Words) -> str:
-    return (
-        words.pick(("several times", "many times", "again and again")) if count >= SEVERAL else TIMES[count]
-    )
+    return words.pick(("several times", "many times", "again and again")) if count >= SEVERAL else TIMES[count]
 
 
 def _effect_noun(event: Event, words: _Words) -> str:
@@ -192,9 +188,7 @@ def _music(event: Event, words: _Words, loudness: str = "") -> str:
         return f"{NUMBERS[event.count]} {words.adjectives(event.speed)}{pitch}notes"
     adjectives = words.adjectives(loudness, event.speed) + pitch
     if event.pattern == "note":
-        return words.pick(
-            (with_article(adjectives + "note"), f"a single {adjectives}note", f"one {adjectives}note")
-        )
+        return words.pick((with_article(adjectives + "note"), f"a single {adjectives}note", f"one {adjectives}note"))
     thing = words.pick(("melody", "tune")) if event.pattern == "melody" else event.pattern
     return with_article(adjectives + thing)
 
@@ -322,17 +316,11 @@ def captions(scene: Scene, rng: np.random.Generator, n: int, held_out: bool = Fa
     for _ in range(100 * n):
         if len(found) == n:
             break
-        text = (
-            _single(scene.events[0], words, held_out)
-            if len(scene.events) == 1
-            else _double(scene, words, held_out)
-        )
+        text = _single(scene.events[0], words, held_out) if len(scene.events) == 1 else _double(scene, words, held_out)
         found.setdefault(text, _typed(text, words))
     if len(found) < n:
         labels = " and ".join(event.label for event in scene.events)
-        raise InputError(
-            f"The caption grammar has only {len(found)} wordings of {labels}; ask for fewer than {n}."
-        )
+        raise InputError(f"The caption grammar has only {len(found)} wordings of {labels}; ask for fewer than {n}.")
     return list(found.values())
 
 

@@ -132,9 +132,7 @@ def _plays(
 ) -> Source:
     """A pitched instrument of FluidR3_GM; names lists the other names it has."""
     presets = tuple(_gm(program) for program in programs)
-    return Source(
-        label, "instrument", "notes", presets, keys, (label, *_list(names)), chords=chords, verb=verb
-    )
+    return Source(label, "instrument", "notes", presets, keys, (label, *_list(names)), chords=chords, verb=verb)
 
 
 # One source a block; a formatter would spread each over twenty lines.

@@ -36,9 +36,7 @@ def _uniform(rng: np.random.Generator, limits: tuple[float, float]) -> float:
     return float(rng.uniform(*limits))
 
 
-def _series(
-    rng: np.random.Generator, starts: list[float], length: float, key: int, spread: int
-) -> list[Note]:
+def _series(rng: np.random.Generator, starts: list[float], length: float, key: int, spread: int) -> list[Note]:
     """Strikes at given times, each a little different; a strike ends where the next begins."""
     ends = [min(start + length, after) for start, after in zip(starts, [*starts[1:], np.inf], strict=True)]
     return [
@@ -115,9 +113,7 @@ def _music(rng: np.random.Generator, event: Event, span_s: float) -> list[Note]:
         base = min(tonic, event.source.keys[1] - ladder[-1])
         keys = [base + step for step in (ladder if event.pattern == "rising scale" else ladder[::-1])]
     gap = min(gap, 0.9 * span_s / len(keys))
-    return [
-        (i * gap, (i + 0.92) * gap, key, velocity + int(rng.integers(-6, 7))) for i, key in enumerate(keys)
-    ]
+    return [(i * gap, (i + 0.92) * gap, key, velocity + int(rng.integers(-6, 7))) for i, key in enumerate(keys)]
 
 
 def _notes(rng: np.random.Generator, event: Event, span_s: float) -> list[Note]:
@@ -132,11 +128,7 @@ def _notes(rng: np.random.Generator, event: Event, span_s: float) -> list[Note]:
         starts = [i * gap + _uniform(rng, (0.0, 0.03 * gap)) for i in range(int(span_s / gap) + 1)]
         return _series(rng, [start for start in starts if start < span_s - 0.2], source.length_s, key, 2)
     if event.pattern == "hold":
-        end = (
-            span_s + source.lead_s
-            if rng.random() < 0.65
-            else _uniform(rng, (0.6, 1.0)) * span_s + source.lead_s
-        )
+        end = span_s + source.lead_s if rng.random() < 0.65 else _uniform(rng, (0.6, 1.0)) * span_s + source.lead_s
         return [(0.0, end, key, int(rng.integers(90, 120)))]
     return _music(rng, event, span_s)
 
@@ -172,9 +164,7 @@ def _event_wave(
     start = begin_s + (0.0 if going_on else _uniform(rng, (0.01, 0.12)) * (end_s - begin_s))
     span = end_s - start
     preset = source.presets[int(rng.integers(len(source.presets)))]
-    sound = synthesizer.play(
-        preset, _notes(rng, event, span), span + source.lead_s, int(rng.integers(-600, 601))
-    )
+    sound = synthesizer.play(preset, _notes(rng, event, span), span + source.lead_s, int(rng.integers(-600, 601)))
     sound = sound[int(source.lead_s * SYNTH_RATE) :]
     sound = soxr.resample(sound, SYNTH_RATE, rate).astype(np.float32)
     first = round(start * rate)
@@ -185,9 +175,7 @@ def _event_wave(
         _fade(sound, 0.12, rate, start=False)  # makes room for the second sound
     peak = float(np.abs(sound).max(initial=0.0))
     if peak > SILENT:
-        wave[first : first + len(sound)] = sound * (
-            10 ** (_uniform(rng, GAIN_DB[event.loudness]) / 20) / peak
-        )
+        wave[first : first + len(sound)] = sound * (10 ** (_uniform(rng, GAIN_DB[event.loudness]) / 20) / peak)
     return wave
 
 
@@ -259,9 +247,7 @@ def render_clip(
 _worker: list[Synthesizer] = []  # the one synthesizer of a worker process
 
 
-def _render_range(
-    folder: str, begin: int, end: int, seconds: float, seed: int, rate: int, wordings: int
-) -> list[str]:
+def _render_range(folder: str, begin: int, end: int, seconds: float, seed: int, rate: int, wordings: int) -> list[str]:
     """Renders clips begin to end - 1 into a folder and returns their metadata lines."""
     import soundfile
 
@@ -276,9 +262,7 @@ def _render_range(
     return lines
 
 
-def _check(
-    out: Path, clips: int, seconds: float, sampling_rate: int, captions_per_clip: int, overwrite: bool
-) -> None:
+def _check(out: Path, clips: int, seconds: float, sampling_rate: int, captions_per_clip: int, overwrite: bool) -> None:
     if clips < 1:
         raise InputError(f"clips is {clips}; ask for at least 1.")
     if not 1.0 <= seconds <= 60.0:

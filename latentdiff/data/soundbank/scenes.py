@@ -92,9 +92,7 @@ def draw_event(rng: np.random.Generator, source: Source, span_s: float) -> Event
         count, speed = _draw_strikes(rng, source, span_s)
         return Event(source.label, count, "", speed, loudness, "strike")
     if source.play in ("steps", "groove"):
-        return Event(
-            source.label, 0, "", _choose(rng, {"": 0.4, "slow": 0.3, "fast": 0.3}), loudness, source.play
-        )
+        return Event(source.label, 0, "", _choose(rng, {"": 0.4, "slow": 0.3, "fast": 0.3}), loudness, source.play)
     if source.play == "hold":
         return Event(source.label, loudness=loudness)
     patterns = {"note": 0.3, "repeat": 0.14, "rising scale": 0.1, "falling scale": 0.08, "melody": 0.26}

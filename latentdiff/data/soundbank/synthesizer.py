@@ -25,9 +25,7 @@ INSTALL = (
     'Install it with "apt-get install fluidsynth fluid-soundfont-gm fluid-soundfont-gs" '
     'and pip install "latentdiff[corpus]".'
 )
-SYNTH_RATE = (
-    44_100  # FluidSynth does not filter when it plays a sample at a lower rate: reduce the rate after it
-)
+SYNTH_RATE = 44_100  # FluidSynth does not filter when it plays a sample at a lower rate: reduce the rate after it
 VOICES = 64  # more than any sound of the catalogue takes
 MUTED: Preset = ("gm", 0, 19)  # an organ: one voice a key
 BLOCK = 64  # samples that FluidSynth computes at once

@@ -8,6 +8,7 @@ import torch
 import torch.distributed.nn as distributed
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from transformers import ClapModel
 
 from latentdiff.config import CLAPRecipe, CLAPTower
 from latentdiff.data.folder import read_folder
@@ -20,7 +21,7 @@ from latentdiff.training.recipe import Losses, Recipe, Step
 class TwoTowers(nn.Module):
     """Both embeddings and the temperature in one forward pass."""
 
-    def __init__(self, clap: nn.Module) -> None:
+    def __init__(self, clap: ClapModel) -> None:
         super().__init__()
         self.clap = clap
 

@@ -2,12 +2,15 @@
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from transformers import T5EncoderModel
 
 from latentdiff.config import DiffusionRecipe, NewTextEncoder
 from latentdiff.data.folder import read_folder
@@ -17,12 +20,19 @@ from latentdiff.diffusion.objectives import DenoisingObjective
 from latentdiff.diffusion.samplers import make_scheduler
 from latentdiff.errors import InputError
 from latentdiff.media.mel import LogMel, MelConfig, require_same_mel, resolve_mel
-from latentdiff.models.autoencoder import compression
+from latentdiff.models.autoencoder import compression, decode, posterior
 from latentdiff.models.clap import audio_features, embed_audio, embed_text, load_clap
 from latentdiff.models.denoiser import new_denoiser
 from latentdiff.models.loading import load_autoencoder, load_vocoder, weights_hash
-from latentdiff.models.text import Conditioning, encode_tokens, load_text_encoder, new_t5, new_tokenizer, tokenize
-from latentdiff.models.vocoder import vocoder_mel
+from latentdiff.models.text import (
+    Conditioning,
+    encode_tokens,
+    load_text_encoder,
+    new_t5,
+    new_tokenizer,
+    tokenize,
+)
+from latentdiff.models.vocoder import imposed_iterations, vocoder_mel, voice
 from latentdiff.pipelines.text_to_audio import TextToAudioPipeline
 from latentdiff.training.previews import save_waves
 from latentdiff.training.recipe import Losses, Recipe, Step
@@ -33,7 +43,7 @@ logger = logging.getLogger(__name__)
 class ConditionedDenoiser(nn.Module):
     """Text encoder and U-Net in one forward pass, so that both can learn from the one loss."""
 
-    def __init__(self, unet: nn.Module, text_encoder: nn.Module | None) -> None:
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: T5EncoderModel | None) -> None:
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
 
@@ -42,7 +52,7 @@ class ConditionedDenoiser(nn.Module):
         tau = Conditioning(pooled=pooled)
         if self.text_encoder is not None:
             assert ids is not None and mask is not None
-            tokens = encode_tokens(self.text_encoder, ids, mask)  # type: ignore[arg-type]
+            tokens = encode_tokens(self.text_encoder, ids, mask)
             tau = Conditioning(tokens.tokens, tokens.mask, pooled)
         prediction: Tensor = self.unet(z_t, t, **tau.unet_arguments()).sample
         return prediction
@@ -78,7 +88,9 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
     def _common_mel(self) -> MelConfig:
         definition = getattr(self.vae.config, "mel", None)
         if not definition:
-            raise InputError(f"{self.config.vae} carries no mel definition in its config.json; train it with this package.")
+            raise InputError(
+                f"{self.config.vae} carries no mel definition in its config.json; train it with this package."
+            )
         mel, other = resolve_mel(definition), vocoder_mel(self.vocoder)
         if other is not None:
             require_same_mel(mel, f"the VAE {self.config.vae}", other, f"the vocoder {self.config.vocoder}")
@@ -99,8 +111,8 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
 
         def encode(wave: Tensor) -> tuple[Tensor, Tensor]:
             x = self.mel.to_x(self.mel(self.mel.prepare(wave))[:, :frames])
-            posterior = self.vae.encode(x).latent_dist
-            return posterior.mean * scale, posterior.std * scale
+            q = posterior(self.vae, x)
+            return q.mean * scale, q.std * scale
 
         key = {"vae": weights_hash(self.config.vae), "mel": self.mel.config.to_dict()}
         return encode_rows(waves, encode, self.config.output / "latents", key, self.device)
@@ -137,6 +149,7 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
     @torch.no_grad()
     def _pooled(self, captions: list[str], rows: list[int]) -> Tensor:
         """CLAP embedding (B, P): of the caption, or of the sound itself where that is asked for and not dropped."""
+        assert self.clap is not None and self.clap_tokenizer is not None and self.clap_features is not None
         text = embed_text(self.clap, *tokenize(self.clap_tokenizer, captions))
         if self.config.clap_condition == "text":
             return text
@@ -168,14 +181,16 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
             total = 0.0
             for part in torch.arange(count).split(32):
                 chosen = [prompts[i] for i in part.tolist()]
-                denoise = lambda z_t, t, chosen=chosen: self.predict(z_t, t, chosen, [0] * len(chosen))  # noqa: E731
+                denoise = partial(self.predict, captions=chosen, rows=items.owner[part].tolist())
                 total += float(self.objective.loss(denoise, z_0[part], t[part], eps[part]).sum())
             figures[name] = total / count
         pipeline = self.pipeline()
         pipeline.set_progress_bar_config(disable=True)
         seeds = [torch.Generator().manual_seed(seed) for seed in range(len(captions[:4]))]
-        media = pipeline(captions[:4], audio_length_in_s=self.config.data.seconds, generator=seeds)
-        save_waves(folder, torch.from_numpy(media.audios), media.sampling_rate, [f"{i}" for i in range(len(seeds))])
+        seconds = self.config.data.seconds
+        waves, rate = pipeline(captions[:4], seconds, generator=seeds, output_type="pt", return_dict=False)
+        assert isinstance(waves, Tensor) and isinstance(rate, int)
+        save_waves(folder, waves, rate, [f"{i}" for i in range(len(seeds))])
         (folder / "prompts.txt").write_text("\n".join(captions[:4]) + "\n")
         return figures
 
@@ -212,8 +227,9 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
             warnings.append("latents are not finite: the VAE is broken or does not fit the recordings.")
         with torch.no_grad():
             z = self.latents.mean[:16].to(self.device) / self.vae.config.scaling_factor
-            log_mel = self.mel.from_x(self.vae.decode(z).sample)
-            heard = self.mel(self.vocoder(log_mel))[:, : log_mel.shape[1]]
+            log_mel = self.mel.from_x(decode(self.vae, z))
+            wave = voice(self.vocoder, log_mel, self.mel, imposed_iterations(self.vocoder))
+            heard = self.mel(wave)[:, : log_mel.shape[1]]
             error, spread = float((heard - log_mel).abs().mean()), float(log_mel.std())
         if error > spread:
             warnings.append(

@@ -79,5 +79,9 @@ def augment(wave: Tensor, generator: torch.Generator) -> Tensor:
     decibels = torch.rand(count, 1, generator=generator) * 18 - 12
     shifts = torch.randint(-samples // 8, samples // 8, (count,), generator=generator).tolist()
     moved = torch.stack([row.roll(shift) for row, shift in zip(wave, shifts, strict=True)])
-    noise = torch.randn(wave.shape, generator=generator).to(wave) * 1e-3 * torch.rand(count, 1, generator=generator).to(wave)
+    noise = (
+        torch.randn(wave.shape, generator=generator).to(wave)
+        * 1e-3
+        * torch.rand(count, 1, generator=generator).to(wave)
+    )
     return (moved * 10 ** (decibels.to(wave) / 20) + noise).clamp(-1, 1)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -16,7 +15,14 @@ from latentdiff.config import PatchAutoencoderConfig, VAERecipe
 from latentdiff.data.folder import read_folder
 from latentdiff.data.items import WaveItems, split_rows
 from latentdiff.media.mel import LogMel, resolve_mel
-from latentdiff.models.autoencoder import Autoencoder, PatchAutoencoder, build_autoencoder, compression
+from latentdiff.models.autoencoder import (
+    Autoencoder,
+    PatchAutoencoder,
+    build_autoencoder,
+    compression,
+    decode,
+    posterior,
+)
 from latentdiff.models.discriminators import PatchDiscriminator, hinge_discriminator_loss
 from latentdiff.training.previews import save_mel_pairs
 from latentdiff.training.recipe import Losses, Recipe, Step
@@ -33,11 +39,11 @@ class RoundTrip(nn.Module):
 
     def forward(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction, posterior mean and log variance; ``generator`` None takes the mean for z."""
-        posterior: DiagonalGaussianDistribution = self.vae.encode(x).latent_dist
-        z = posterior.mode()
+        q = posterior(self.vae, x)
+        z = q.mode()
         if generator is not None:
-            z = z + posterior.std * torch.randn(z.shape, generator=generator).to(z)
-        return self.vae.decode(z).sample, posterior.mean, posterior.logvar
+            z = z + q.std * torch.randn(z.shape, generator=generator).to(z)
+        return decode(self.vae, z), q.mean, q.logvar
 
 
 class VAETraining(Recipe[VAERecipe]):
@@ -50,7 +56,9 @@ class VAETraining(Recipe[VAERecipe]):
         self.mel = LogMel(mel).to(device)
         self.vae = build_autoencoder(config.autoencoder, mel.channels, mel)
         # Whole frames, and as many as the compression divides.
-        frames = mel.frames(int(config.data.seconds * mel.sampling_rate)) // compression(self.vae) * compression(self.vae)
+        frames = (
+            mel.frames(int(config.data.seconds * mel.sampling_rate)) // compression(self.vae) * compression(self.vae)
+        )
         self.waves = WaveItems(rows, mel.sampling_rate, frames * mel.hop_length)
         self.held_out = WaveItems(held_out, mel.sampling_rate, frames * mel.hop_length)
         self.frames = frames
@@ -91,12 +99,17 @@ class VAETraining(Recipe[VAERecipe]):
         }
         if "adversarial" in self.weights and step.number >= self.config.adversarial_start:
             judge = self.networks["discriminator"]
-            yield "discriminator", {"discriminator": hinge_discriminator_loss(judge(x), judge(reconstruction.detach()))}
+            yield (
+                "discriminator",
+                {"discriminator": hinge_discriminator_loss(judge(x), judge(reconstruction.detach()))},
+            )
             terms["adversarial"] = -judge(reconstruction)[0][0].mean()
         yield "vae", terms
 
     def validate(self, folder: Path) -> dict[str, float]:
-        x = torch.cat([self.x_of(torch.from_numpy(self.held_out.crop(r))[None].to(self.device)) for r in self.held_out.rows[:64]])
+        x = torch.cat(
+            [self.x_of(torch.from_numpy(self.held_out.crop(r))[None].to(self.device)) for r in self.held_out.rows[:64]]
+        )
         reconstruction, mean, _ = self.networks["vae"](x, None)
         save_mel_pairs(folder, self.mel.from_x(x), self.mel.from_x(reconstruction), self.mel.config, count=4)
         return {
@@ -108,7 +121,7 @@ class VAETraining(Recipe[VAERecipe]):
     def export(self, folder: Path) -> None:
         """``OUTPUT/vae``, with the latent's scale measured on the training data."""
         with torch.no_grad():
-            latents = torch.cat([self.vae.encode(part).latent_dist.mode() for part in self.statistics_x.split(32)])
+            latents = torch.cat([posterior(self.vae, part).mode() for part in self.statistics_x.split(32)])
         self.vae.register_to_config(scaling_factor=float(1 / latents.std()))
         self.vae.save_pretrained(folder / "vae")
 

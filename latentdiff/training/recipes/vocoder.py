@@ -13,6 +13,7 @@ from latentdiff.data.folder import read_folder
 from latentdiff.data.items import WaveItems, split_rows
 from latentdiff.media.mel import LogMel, require_same_mel, resolve_mel
 from latentdiff.media.spectral import multi_resolution_stft
+from latentdiff.models.autoencoder import decode, posterior
 from latentdiff.models.discriminators import (
     WaveDiscriminator,
     feature_matching_loss,
@@ -20,7 +21,7 @@ from latentdiff.models.discriminators import (
     lsgan_generator_loss,
 )
 from latentdiff.models.loading import load_autoencoder
-from latentdiff.models.vocoder import new_vocoder, set_normalisation
+from latentdiff.models.vocoder import new_vocoder, set_normalisation, voice
 from latentdiff.training.previews import save_waves
 from latentdiff.training.recipe import Losses, Recipe, Step
 
@@ -36,7 +37,7 @@ class VocoderTraining(Recipe[VocoderRecipe]):
         rate, hop = self.mel_config.sampling_rate, self.mel_config.hop_length
         self.waves = WaveItems(rows, rate, int(config.data.seconds * rate) // hop * hop)
         self.held_out = WaveItems(held_out, rate, int(4 * rate) // hop * hop)
-        self.vocoder = new_vocoder(config.generator, self.mel_config)
+        self.vocoder = new_vocoder(config.generator, self.mel_config, config.mel_iterations)
         whole = [torch.from_numpy(self.held_out.crop(row)) for row in rows[:: max(1, len(rows) // 128)]]
         set_normalisation(self.vocoder, self.log_mel(torch.stack(whole).to(device)).cpu())
         self.vae = load_autoencoder(config.vae).to(device).eval() if config.vae else None
@@ -65,19 +66,26 @@ class VocoderTraining(Recipe[VocoderRecipe]):
             return log_mel
         half = len(log_mel) // 2
         x = self.mel.to_x(log_mel[:half])
-        smooth = self.mel.from_x(self.vae.decode(self.vae.encode(x).latent_dist.mode()).sample)
+        smooth = self.mel.from_x(decode(self.vae, posterior(self.vae, x).mode()))
         return torch.cat([smooth, log_mel[half:]])
+
+    def voice(self, log_mel: Tensor) -> Tensor:
+        """Waveform (B, S) of a log-mel, exactly as the pipeline will make it."""
+        return voice(self.networks["vocoder"], log_mel, self.mel, self.config.mel_iterations)
 
     def losses(self, batch: dict[str, Any], step: Step) -> Iterator[tuple[str, Losses]]:
         wave = self.mel.prepare(batch["wave"])
         log_mel = self.log_mel(wave)
-        made = self.networks["vocoder"](self.condition(log_mel))
+        made = self.voice(self.condition(log_mel))
         terms = {"mel": (self.log_mel(made) - log_mel).abs().mean()}
         if "stft" in self.weights:
             terms["stft"] = multi_resolution_stft(made, wave).mean()
         if "adversarial" in self.weights and step.number >= self.config.adversarial_start:
             judge = self.networks["discriminator"]
-            yield "discriminator", {"discriminator": lsgan_discriminator_loss(judge(wave), judge(made.detach()))}
+            yield (
+                "discriminator",
+                {"discriminator": lsgan_discriminator_loss(judge(wave), judge(made.detach()))},
+            )
             verdict = judge(made)
             with torch.no_grad():
                 real = judge(wave)
@@ -89,7 +97,7 @@ class VocoderTraining(Recipe[VocoderRecipe]):
         rows = self.held_out.rows[:32]
         wave = self.mel.prepare(torch.stack([torch.from_numpy(self.held_out.crop(r)) for r in rows]).to(self.device))
         log_mel = self.log_mel(wave)
-        made = self.networks["vocoder"](log_mel)
+        made = self.voice(log_mel)
         rate = self.mel_config.sampling_rate
         save_waves(folder, wave[:4], rate, [f"{i}-real" for i in range(len(wave[:4]))])
         save_waves(folder, made[:4], rate, [f"{i}-made" for i in range(len(made[:4]))])

@@ -1,0 +1,36 @@
+"""Make a bundled model out of a trained pipeline: half-precision weights, and a check of its size.
+
+python -m latentdiff.starter.build runs/diffusion/pipeline latentdiff/starter/audio --vocoder runs/vocoder/vocoder
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from latentdiff import TextToAudioPipeline
+from latentdiff.models.loading import load_vocoder
+
+LIMIT_BYTES = 24_000_000
+"""Of starter-audio's weights: wheels and clones stay small."""
+
+
+def build(pipeline: Path, output: Path, vocoder: str | None) -> int:
+    """Save the pipeline in half precision; returns the bytes of its weights."""
+    pipe = TextToAudioPipeline.from_pretrained(pipeline)
+    if vocoder is not None:
+        pipe.register_modules(vocoder=load_vocoder(vocoder))
+    pipe.to(torch.float16)
+    pipe.save_pretrained(output)
+    return sum(path.stat().st_size for path in output.rglob("*.safetensors"))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pipeline", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--vocoder", help="a vocoder trained longer than the pipeline's")
+    options = parser.parse_args()
+    size = build(options.pipeline, options.output, options.vocoder)
+    print(f"{size / 1e6:.2f} MB of weights in {options.output} (limit {LIMIT_BYTES / 1e6:.0f} MB)")
+    raise SystemExit(size > LIMIT_BYTES)

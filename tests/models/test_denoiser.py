@@ -1,0 +1,109 @@
+"""The denoiser: which conditioning it hears, and that all of it can learn."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from latentdiff.config import UNetConfig
+from latentdiff.errors import InputError
+from latentdiff.models.denoiser import new_denoiser
+from latentdiff.models.text import Conditioning
+
+SIZES = UNetConfig(block_out_channels=(8, 16), attention=(False, True), attention_heads=2, norm_num_groups=4)
+CHANNELS, WIDTH, POOLED = 4, 12, 6
+KINDS = ["tokens", "pooled", "both"]
+
+
+def build(kind: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return new_denoiser(
+        SIZES,
+        CHANNELS,
+        tokens_width=WIDTH if kind != "pooled" else None,
+        pooled_width=POOLED if kind != "tokens" else None,
+    )
+
+
+def tau(kind: str, seed: int = 0, length: int = 5) -> Conditioning:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(2, length, WIDTH, generator=generator)
+    pooled = torch.nn.functional.normalize(torch.randn(2, POOLED, generator=generator), dim=-1)
+    return Conditioning(
+        tokens=tokens if kind != "pooled" else None,
+        mask=torch.ones(2, length, dtype=torch.int64) if kind != "pooled" else None,
+        pooled=pooled if kind != "tokens" else None,
+    )
+
+
+def latents() -> tuple[Tensor, Tensor]:
+    return torch.randn(2, CHANNELS, 8, 4, generator=torch.Generator().manual_seed(7)), torch.tensor([10, 900])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_conditioning_is_heard(kind: str) -> None:
+    unet = build(kind).eval()
+    z_t, t = latents()
+    with torch.no_grad():
+        first = unet(z_t, t, **tau(kind).unet_arguments()).sample
+        again = unet(z_t, t, **tau(kind).unet_arguments()).sample
+        other = unet(z_t, t, **tau(kind, seed=1).unet_arguments()).sample
+    assert first.shape == z_t.shape
+    assert torch.equal(first, again)
+    assert (first - other).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_gets_a_gradient(kind: str) -> None:
+    unet = build(kind)
+    z_t, t = latents()
+    condition = tau(kind)
+    for part in (condition.tokens, condition.pooled):
+        if part is not None:
+            part.requires_grad_()
+    unet(z_t, t, **condition.unet_arguments()).sample.square().sum().backward()
+    for name, parameter in unet.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert float(parameter.grad.abs().max()) > 0, name
+    for part in (condition.tokens, condition.pooled):  # so that a text encoder can learn too
+        assert part is None or (part.grad is not None and float(part.grad.abs().max()) > 0)
+
+
+def test_masked_tokens_are_not_heard() -> None:
+    unet = build("tokens").eval()
+    z_t, t = latents()
+    short = tau("tokens", length=3)
+    assert short.tokens is not None and short.mask is not None
+    junk = torch.full((2, 4, WIDTH), 50.0)
+    padded = Conditioning(
+        tokens=torch.cat([short.tokens, junk], 1),
+        mask=torch.cat([short.mask, torch.zeros(2, 4, dtype=torch.int64)], 1),
+    )
+    unmasked = Conditioning(tokens=padded.tokens, mask=torch.ones(2, 7, dtype=torch.int64))
+    with torch.no_grad():
+        expected = unet(z_t, t, **short.unet_arguments()).sample
+        made = unet(z_t, t, **padded.unet_arguments()).sample
+        heard = unet(z_t, t, **unmasked.unet_arguments()).sample
+    assert (made - expected).abs().max() < 1e-5
+    assert (heard - expected).abs().max() > 1e-3
+
+
+def test_one_row_does_not_hear_the_other() -> None:
+    unet = build("both").eval()
+    z_t, t = latents()
+    both = tau("both")
+    with torch.no_grad():
+        together = unet(z_t, t, **both.unet_arguments()).sample
+        alone = unet(z_t[1:], t[1:], **both.rows(slice(1, 2)).unet_arguments()).sample
+    assert (together[1:] - alone).abs().max() < 1e-5
+
+
+def test_levels_and_attention_go_together() -> None:
+    unet = build("tokens")
+    assert unet.config.down_block_types == ("DownBlock2D", "CrossAttnDownBlock2D")  # type: ignore[union-attr]
+    assert unet.config.up_block_types == ("CrossAttnUpBlock2D", "UpBlock2D")  # type: ignore[union-attr]
+
+
+def test_lists_of_different_length_are_refused() -> None:
+    sizes = SIZES.model_copy(update={"attention": (True,)})
+    with pytest.raises(InputError, match=r"unet\.attention has 1 .*unet\.block_out_channels 2"):
+        new_denoiser(sizes, CHANNELS, WIDTH, None)

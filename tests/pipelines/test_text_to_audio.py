@@ -1,0 +1,164 @@
+"""The pipeline, on real but untrained components; latents are compared, not the vocoder's faint output."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, SchedulerMixin, UNet2DConditionModel
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, SpeechT5HifiGan, T5EncoderModel
+
+from latentdiff import InputError, TextToAudioPipeline
+from latentdiff.diffusion.samplers import SAMPLERS, make_scheduler
+from latentdiff.pipelines.base import GenerationError
+
+LONG = "a violin plays a slow tune high up while rain falls on a roof and a dog barks three times"
+
+
+@pytest.fixture
+def pipe(tiny_pipeline: Path) -> TextToAudioPipeline:
+    pipe = TextToAudioPipeline.from_pretrained(tiny_pipeline)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seeded(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def latents(pipe: TextToAudioPipeline, prompt: str | list[str], *seeds: int, **options: object) -> torch.Tensor:
+    return pipe(prompt, generator=seeded(*seeds), output_type="latent", **options).audios
+
+
+def test_output_has_the_asked_length_and_its_rate(pipe: TextToAudioPipeline) -> None:
+    for seconds in (0.01, 0.5, 1.3):
+        out = pipe("dog", audio_length_in_s=seconds, generator=seeded(0))
+        assert out.audios.shape == (1, round(seconds * 16000))
+        assert out.audios.dtype == np.float32 and out.sampling_rate == 16000
+    tensor, rate = pipe("dog", generator=seeded(0), output_type="pt", return_dict=False)
+    assert isinstance(tensor, torch.Tensor) and rate == 16000
+
+
+def test_a_prompt_is_the_same_alone_and_in_a_mixed_batch(pipe: TextToAudioPipeline) -> None:
+    alone = latents(pipe, "dog", 5)
+    batch = latents(pipe, [LONG, "dog"], 4, 5, negative_prompt="noise and hiss of a very bad recording")
+    alone_negative = latents(pipe, "dog", 5, negative_prompt="noise and hiss of a very bad recording")
+    torch.testing.assert_close(batch[1:], alone_negative, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(latents(pipe, [LONG, "dog"], 4, 5)[1:], alone, atol=1e-4, rtol=1e-4)
+    assert (alone - alone_negative).abs().max() > 1e-3  # the comparison could fail
+
+
+def test_several_waveforms_a_prompt_stand_one_after_the_other(pipe: TextToAudioPipeline) -> None:
+    both = latents(pipe, ["dog", "rain"], 0, 1, 2, 3, num_waveforms_per_prompt=2)
+    torch.testing.assert_close(both[2:3], latents(pipe, "rain", 2), atol=1e-4, rtol=1e-4)
+
+
+def test_seed_and_prompt_matter(pipe: TextToAudioPipeline) -> None:
+    first = latents(pipe, "dog", 0)
+    assert torch.equal(first, latents(pipe, "dog", 0))
+    assert (first - latents(pipe, "dog", 1)).abs().max() > 0.1
+    assert (first - latents(pipe, "rain", 0)).abs().max() > 1e-3
+
+
+def test_guidance_is_the_stated_combination(pipe: TextToAudioPipeline) -> None:
+    """One DDIM step is linear in the prediction, so the guided result is the same mix of the unguided ones."""
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+    options = {"num_inference_steps": 1, "audio_length_in_s": 1.0}
+    conditional = latents(pipe, "dog", 0, guidance_scale=1.0, **options)
+    negative = latents(pipe, "rain", 0, guidance_scale=1.0, **options)
+    guided = latents(pipe, "dog", 0, guidance_scale=4.0, negative_prompt="rain", **options)
+    torch.testing.assert_close(guided, negative + 4.0 * (conditional - negative), atol=1e-3, rtol=1e-3)
+
+
+def test_given_latents_are_the_start(pipe: TextToAudioPipeline) -> None:
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    given = pipe("dog", latents=noise, output_type="latent", audio_length_in_s=1.0).audios
+    assert torch.equal(given, latents(pipe, "dog", 3, audio_length_in_s=1.0))
+    with pytest.raises(InputError, match="shape"):
+        pipe("dog", latents=noise[:, :2], audio_length_in_s=1.0)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_runs_by_assignment(pipe: TextToAudioPipeline, sampler: str) -> None:
+    pipe.scheduler = make_scheduler(sampler, pipe.scheduler.config)
+    assert torch.isfinite(latents(pipe, "dog", 0, num_inference_steps=4)).all()
+
+
+def test_saved_and_loaded_gives_the_same_bits(pipe: TextToAudioPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path)
+    again = TextToAudioPipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    first = pipe("dog", generator=seeded(0)).audios
+    assert np.array_equal(first, again("dog", generator=seeded(0)).audios)
+
+
+def test_components_load_by_themselves_in_the_plain_libraries(tiny_pipeline: Path) -> None:
+    for subfolder, kind in (
+        ("unet", UNet2DConditionModel),
+        ("vocoder", SpeechT5HifiGan),
+        ("text_encoder", T5EncoderModel),
+    ):
+        model = kind.from_pretrained(tiny_pipeline, subfolder=subfolder)
+        stored = load_file(next((tiny_pipeline / subfolder).glob("*.safetensors")))
+        state = model.state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in stored.items())
+    index = json.loads((tiny_pipeline / "model_index.json").read_text())
+    import diffusers
+
+    scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(tiny_pipeline, subfolder="scheduler")
+    assert isinstance(scheduler, SchedulerMixin)
+    assert AutoTokenizer.from_pretrained(tiny_pipeline / "tokenizer")("A Dog").input_ids
+    assert index["vae"] == ["latentdiff.models.autoencoder", "PatchAutoencoder"]  # the one class that is ours
+
+
+def test_callback_sees_each_step_and_can_stop(pipe: TextToAudioPipeline) -> None:
+    seen: list[int] = []
+
+    def stop_after_two(pipeline: TextToAudioPipeline, step: int, t: object, tensors: dict) -> dict:
+        seen.append(step)
+        pipeline._interrupt = step == 1
+        return tensors
+
+    pipe("dog", num_inference_steps=5, callback_on_step_end=stop_after_two)
+    assert seen == [0, 1]
+    assert torch.equal(latents(pipe, "dog", 0), latents(pipe, "dog", 0))  # and the next call is whole again
+
+
+def test_bad_arguments_are_one_sentence(pipe: TextToAudioPipeline) -> None:
+    for arguments, word in (
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": "dog", "audio_length_in_s": 0}, "duration"),
+        ({"prompt": "dog", "audio_length_in_s": -1}, "duration"),
+        ({"prompt": "dog", "audio_length_in_s": 36000}, "duration"),
+        ({"prompt": "dog", "audio_length_in_s": float("nan")}, "duration"),
+        ({"prompt": "dog", "num_inference_steps": 0}, "steps"),
+        ({"prompt": "dog", "num_waveforms_per_prompt": 0}, "waveforms"),
+        ({"prompt": "dog", "output_type": "mp3"}, "output_type"),
+        ({"prompt": ["dog", "rain"], "negative_prompt": ["a", "b", "c"]}, "negative"),
+        ({"prompt": ["dog", "rain"], "generator": seeded(0)}, "generators"),
+    ):
+        with pytest.raises(InputError, match=word):
+            pipe(**arguments)
+
+
+def test_what_is_not_finite_is_never_returned(pipe: TextToAudioPipeline) -> None:
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(GenerationError, match="not finite"):
+        pipe("dog")
+
+
+def test_mismatched_vocoder_is_refused_with_both_mels(pipe: TextToAudioPipeline) -> None:
+    other = SpeechT5HifiGan(pipe.vocoder.config)
+    other.config.mel = {**pipe.vocoder.config.mel, "fmax": 7600.0}
+    parts = {**pipe.components, "vocoder": other}
+    with pytest.raises(InputError, match=r"fmax: 8000.0 / 7600.0(.|\n)*the VAE: \{(.|\n)*the vocoder: \{"):
+        TextToAudioPipeline(**parts)
+
+
+def test_folder_that_is_no_pipeline(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="model_index.json"):
+        TextToAudioPipeline.from_pretrained(tmp_path)
