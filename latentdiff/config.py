@@ -66,8 +66,10 @@ class TrainConfig(Section):
     keep_checkpoints: int = Field(2, gt=0)
     overfit_check_steps: int = Field(20, ge=0)
     """Steps of the one-batch overfit check before training; 0 skips it."""
-    trackers: list[str] = ["tensorboard"]
-    """Any of accelerate's; none of them by default needs an account."""
+    trackers: list[
+        Literal["tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "dvclive", "aim", "swanlab", "trackio"]
+    ] = ["tensorboard"]
+    """accelerate's; the default needs no account."""
 
 
 class MelSection(Section):

@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = [
     "errors", "names", "config", "media", "diffusion", "models", "data", "pipelines", "evaluation", "doctor",
-    "training", "commands", "cli",
+    "training", "starter", "commands", "cli",
 ]  # fmt: skip
 """From the bottom to the top: a part imports itself and what stands before it."""
 

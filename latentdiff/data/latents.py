@@ -93,7 +93,7 @@ def _encode_all(waves: WaveItems, encode: Encode, device: torch.device) -> dict[
 
 
 def _places(waves: WaveItems, row: Row) -> list[float]:
-    """Evenly spread places (0 to 1) of the windows that cover a file; at most 16."""
+    """Evenly spread places (0 to 1) of the windows that cover a file but for a quarter window; at most 16."""
     seconds, window = audio_seconds(row.path), waves.samples / waves.sampling_rate
     count = min(16, max(1, int(np.ceil(seconds / window - 0.25))))
     return [i / max(1, count - 1) for i in range(count)]

@@ -39,6 +39,8 @@ class Trainer:
     def __init__(self, config: AnyRecipe, recipe_class: type[Recipe[Any]]) -> None:
         self.config, train = config, config.train
         self.accelerator = Accelerator(
+            # Without this, processes that torchrun starts on a machine with no accelerator would not know each other.
+            cpu=not torch.accelerator.is_available(),
             mixed_precision=train.mixed_precision,
             log_with=train.trackers or None,
             project_config=ProjectConfiguration(
@@ -131,8 +133,9 @@ class Trainer:
         scaled = self.accelerator.scaler is not None  # fp16's loss scaler skips such steps by itself
         if not scaled and not (math.isfinite(float(norm)) and math.isfinite(float(total.detach()))):
             values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
+            where = f"step {self.step}, phase {phase}, rows {batch.get('row')}"
             raise NonFiniteError(
-                f"step {self.step}, phase {phase}: gradient norm {float(norm):.4g} ({values}), rows {batch.get('row')}; "
+                f"{where}: gradient norm {float(norm):.4g} ({values}); "
                 "nothing was changed. Lower optimizer.lr or look at these rows; the last checkpoint is good."
             )
         optimizer.step()

@@ -37,7 +37,7 @@ def alpha_bar_at(scheduler: Any, t: Tensor) -> Tensor:
 
 def sample(name: str, kind: str, mean: Tensor, variance: float, steps: int, count: int) -> Tensor:
     """``count`` samples of a Gaussian, as the pipeline takes its steps."""
-    scheduler: Any = make_scheduler(name, NoiseScheduleConfig(prediction_type=kind).model_dump())  # type: ignore[arg-type]
+    scheduler: Any = make_scheduler(name, NoiseScheduleConfig(prediction_type=kind).model_dump())
     generator = torch.Generator().manual_seed(0)
     scheduler.set_timesteps(steps)
     z = torch.randn(count, *mean.shape, generator=generator) * scheduler.init_noise_sigma

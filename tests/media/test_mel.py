@@ -179,6 +179,29 @@ def test_x_of_a_waveform_has_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_imposing_a_waveforms_own_mel_changes_nothing(name: str) -> None:
+    config = PRESETS[name]
+    mel = LogMel(config)
+    samples = 40 * config.hop_length
+    wave = torch.from_numpy(chirp(config.sampling_rate))[None, :samples]
+    assert torch.equal(mel.impose(wave, mel(wave), 0), wave)
+    made = mel.impose(wave, mel(wave), 2)
+    assert made.shape == wave.shape
+    assert (made - wave).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_imposing_a_mel_brings_noise_to_its_level(name: str) -> None:
+    config = PRESETS[name]
+    mel = LogMel(config)
+    samples = 40 * config.hop_length
+    target = mel(torch.from_numpy(chirp(config.sampling_rate))[None, :samples] * 0.3)
+    noise = 0.05 * torch.randn(1, samples, generator=torch.Generator().manual_seed(0))
+    errors = [(mel(mel.impose(noise, target, n)) - target).abs().mean().item() for n in (0, 1, 4)]
+    assert errors[2] < errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_definition_survives_json(name: str) -> None:
     config = PRESETS[name]
     assert MelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -99,8 +99,8 @@ def test_one_row_does_not_hear_the_other() -> None:
 
 def test_levels_and_attention_go_together() -> None:
     unet = build("tokens")
-    assert unet.config.down_block_types == ("DownBlock2D", "CrossAttnDownBlock2D")  # type: ignore[union-attr]
-    assert unet.config.up_block_types == ("CrossAttnUpBlock2D", "UpBlock2D")  # type: ignore[union-attr]
+    assert unet.config.down_block_types == ("DownBlock2D", "CrossAttnDownBlock2D")
+    assert unet.config.up_block_types == ("CrossAttnUpBlock2D", "UpBlock2D")
 
 
 def test_lists_of_different_length_are_refused() -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 
 from latentdiff import InputError, TextToAudioPipeline
+from latentdiff.config import NewTextEncoder
 from latentdiff.models.loading import load_autoencoder, load_vocoder
+from latentdiff.models.text import new_t5, new_tokenizer
 from latentdiff.training.loop import (
     NonFiniteError,
     Trainer,
@@ -110,7 +113,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(tones: Path, tmp_path: Path) 
             yield phase, {name: value * float("nan") for name, value in terms.items()}
 
     trainer.recipe.losses = poisoned
-    with pytest.raises(NonFiniteError, match=r"step 0, phase vae.*reconstruction nan.*rows \[\d+"):
+    with pytest.raises(NonFiniteError, match=r"step 0, phase vae, rows \[\d+.*reconstruction nan"):
         trainer.run()
     for name, parameter in networks["vae"].named_parameters():
         assert torch.equal(before[name], parameter), name
@@ -139,6 +142,42 @@ def test_wrong_vae_scale_is_said_before_training(stages: dict[str, Path], tones:
     parts = [*diffusion_parts(stages), f"vae={tmp_path / 'vae'}"]
     recipe = RECIPES["diffusion"](debug_config("diffusion", tones, tmp_path / "run", *parts), torch.device("cpu"))
     assert any("standard deviation" in warning and "scaling_factor" in warning for warning in recipe.check())
+
+
+def test_a_published_text_encoder_is_used_as_it_is(stages: dict[str, Path], tones: Path, tmp_path: Path) -> None:
+    """A T5 folder with its tokenizer, as flan-t5 comes: cross-attention on it, no CLAP, and it does not move."""
+    torch.manual_seed(1)
+    tokenizer = new_tokenizer(["a low tone", "a high tone"], 100)
+    published = new_t5(NewTextEncoder(width=24, layers=1, heads=2), len(tokenizer))
+    tokenizer.save_pretrained(tmp_path / "t5")
+    published.save_pretrained(tmp_path / "t5")
+    parts = [*diffusion_parts(stages), f"text_encoder={tmp_path / 't5'}", "clap=null"]
+    output = train(debug_config("diffusion", tones, tmp_path / "run", *parts))
+    pipe = TextToAudioPipeline.from_pretrained(output / "pipeline")
+    assert pipe.clap is None and pipe.unet.config.cross_attention_dim == 24
+    for name, tensor in published.state_dict().items():
+        assert torch.equal(tensor, pipe.text_encoder.state_dict()[name]), name
+
+
+def test_clap_alone_conditions_like_audioldm(stages: dict[str, Path], tones: Path, tmp_path: Path) -> None:
+    """FiLM on the audio embedding in training and the text embedding at use; no token sequence at all."""
+    parts = [*diffusion_parts(stages), "text_encoder=null", "clap_condition=audio"]
+    output = train(debug_config("diffusion", tones, tmp_path / "run", *parts))
+    pipe = TextToAudioPipeline.from_pretrained(output / "pipeline")
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.text_encoder is None and pipe.unet.config.class_embed_type == "simple_projection"
+    low, high = (
+        pipe(text, generator=torch.Generator().manual_seed(0), output_type="latent").audios
+        for text in ("a low tone", "a high tone")
+    )
+    assert (low - high).abs().max() > 1e-5
+
+
+def test_the_library_autoencoder_trains_too(tones: Path, tmp_path: Path) -> None:
+    kind = "autoencoder={kind: kl, block_out_channels: [8, 8, 8], layers_per_block: 1, norm_num_groups: 4}"
+    output = train(debug_config("vae", tones, tmp_path / "run", kind))
+    vae = AutoencoderKL.from_pretrained(output / "vae")
+    assert vae.config.mel["n_mels"] == 64 and vae.config.scaling_factor != AutoencoderKL().config.scaling_factor
 
 
 @pytest.mark.parametrize(

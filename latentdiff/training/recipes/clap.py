@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.nn as distributed
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 from torch.utils.data import Dataset
 from transformers import ClapModel
 
@@ -19,16 +19,16 @@ from latentdiff.training.recipe import Losses, Recipe, Step
 
 
 class TwoTowers(nn.Module):
-    """Both embeddings and the temperature in one forward pass."""
+    """Both embeddings and both temperatures in one forward pass."""
 
     def __init__(self, clap: ClapModel) -> None:
         super().__init__()
         self.clap = clap
 
     def forward(self, features: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit embeddings of sounds and captions, (B, P) each, and the scale of their products."""
-        scale = self.clap.logit_scale_a.exp().clamp(max=100.0)
-        return embed_audio(self.clap, features), embed_text(self.clap, ids, mask), scale
+        """Unit embeddings of sounds and captions, (B, P) each, and the scales (2,) of the two directions."""
+        scales = torch.stack([self.clap.logit_scale_a, self.clap.logit_scale_t]).exp().clamp(max=100.0)
+        return embed_audio(self.clap, features), embed_text(self.clap, ids, mask), scales
 
 
 class CLAPTraining(Recipe[CLAPRecipe]):
@@ -54,26 +54,26 @@ class CLAPTraining(Recipe[CLAPRecipe]):
         return self.waves
 
     def embed(self, waves: Tensor, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings of waveforms (B, S) and captions, and the scale."""
+        """Embeddings of waveforms (B, S) and captions, and the scales."""
         features = audio_features(self.features, list(waves.cpu().numpy())).to(self.device)
         ids, mask = tokenize(self.tokenizer, captions)
         return self.networks["clap"](features, ids.to(self.device), mask.to(self.device))
 
     def losses(self, batch: dict[str, Any], step: Step) -> Iterator[tuple[str, Losses]]:
-        sounds, texts, scale = self.embed(batch["wave"], batch["caption"])
+        sounds, texts, scales = self.embed(batch["wave"], batch["caption"])
         if torch.distributed.is_initialized():  # negatives from every rank, with gradients
-            sounds = torch.cat(distributed.all_gather(sounds))
-            texts = torch.cat(distributed.all_gather(texts))
-        yield "clap", {"contrastive": info_nce(sounds, texts, scale)}
+            sounds = torch.cat(all_gather(sounds))
+            texts = torch.cat(all_gather(texts))
+        yield "clap", {"contrastive": info_nce(sounds, texts, scales)}
 
     def validate(self, folder: Path) -> dict[str, float]:
         rows = self.held_out.rows[:64]
         waves = torch.stack([torch.from_numpy(self.held_out.crop(row)) for row in rows])
-        sounds, texts, scale = self.embed(waves, [row.captions[0] for row in rows])
+        sounds, texts, scales = self.embed(waves, [row.captions[0] for row in rows])
         ranks = (sounds @ texts.T).argsort(1, descending=True)
         truth = torch.arange(len(rows), device=ranks.device)[:, None]
         return {
-            "contrastive": float(info_nce(sounds, texts, scale)),
+            "contrastive": float(info_nce(sounds, texts, scales)),
             "recall_at_1": float((ranks[:, :1] == truth).any(1).float().mean()),
             "recall_at_5": float((ranks[:, :5] == truth).any(1).float().mean()),
         }
@@ -84,9 +84,9 @@ class CLAPTraining(Recipe[CLAPRecipe]):
             part.save_pretrained(folder / "clap")
 
 
-def info_nce(sounds: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """Mean of both directions' cross-entropies over the products of unit embeddings (B, P)."""
-    logits = scale * sounds @ texts.T
-    truth = torch.arange(len(logits), device=logits.device)
+def info_nce(sounds: Tensor, texts: Tensor, scales: Tensor) -> Tensor:
+    """Mean of the cross-entropies sound -> caption and caption -> sound over products of embeddings (B, P)."""
+    products = sounds @ texts.T
+    truth = torch.arange(len(products), device=products.device)
     cross_entropy = nn.functional.cross_entropy
-    return (cross_entropy(logits, truth) + cross_entropy(logits.T, truth)) / 2
+    return (cross_entropy(scales[0] * products, truth) + cross_entropy(scales[1] * products.T, truth)) / 2
