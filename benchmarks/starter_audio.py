@@ -1,7 +1,7 @@
 """The figures of starter-audio's model card: what a judge hears, round trips, conditioning and speed.
 
     latentdiff data soundbank data/soundbank-test --clips 1500 --seconds 4.096 --seed 2
-    python benchmarks/starter_audio.py --data data/soundbank-test --judge runs/judge/judge
+    python benchmarks/starter_audio.py --data data/soundbank-test
 
 Every figure comes from renders and wordings that no training saw; the judge shares nothing with the generator.
 Prints one JSON object; each section can be run alone with --only.
@@ -23,7 +23,7 @@ from latentdiff import TextToAudioPipeline
 from latentdiff.data.folder import Row, read_folder
 from latentdiff.data.items import WaveItems
 from latentdiff.data.soundbank import prompts
-from latentdiff.evaluation.judging import accuracy, name_sounds
+from latentdiff.evaluation.judging import accuracy, load_bundled_judge, name_sounds
 from latentdiff.media.spectral import multi_resolution_stft
 from latentdiff.models.autoencoder import decode, posterior
 from latentdiff.models.judge import AudioJudge
@@ -180,12 +180,12 @@ def speed(pipe: TextToAudioPipeline, seconds: float = 10.0) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="renders with another seed than the training's")
-    parser.add_argument("--judge", required=True)
+    parser.add_argument("--judge", help="a judge's folder instead of the bundled one")
     parser.add_argument("--model", default="starter-audio")
     parser.add_argument("--count", type=int, default=300, help="generated clips")
     parser.add_argument("--only", nargs="*", help="judge generation guidance round_trips griffin_lim speed")
     options = parser.parse_args()
-    judge = AudioJudge.from_pretrained(options.judge).eval()
+    judge = AudioJudge.from_pretrained(options.judge).eval() if options.judge else load_bundled_judge()
     pipe = TextToAudioPipeline.from_pretrained(options.model)
     pipe.set_progress_bar_config(disable=True)
     rows = [row for row in read_folder(options.data) if len(set(row.labels)) == 1]

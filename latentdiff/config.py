@@ -163,7 +163,9 @@ class VocoderRecipe(Recipe, MelSection):
     stage: Literal["vocoder"]
     generator: GeneratorConfig = GeneratorConfig()
     mel_iterations: int = Field(0, ge=0)
-    """How often the mel is imposed on the output (`LogMel.impose`), in training and use; HiFi-GAN itself: 0."""
+    """How often the mel is imposed on the output (`LogMel.impose`) in use; HiFi-GAN itself: 0."""
+    training_mel_iterations: int = Field(0, ge=0)
+    """The same in training, where each one costs; 0 exactly where ``mel_iterations`` is 0."""
     discriminator_width: int = Field(32, gt=0)
     """Channels of the discriminators' first layer; 32 is HiFi-GAN's multi-period size."""
     weights: VocoderWeights = VocoderWeights()

@@ -4,6 +4,8 @@ Each returns, for every sub-discriminator, its score map and the feature maps be
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, leaky_relu, pad
@@ -100,6 +102,19 @@ def _run(layers: nn.ModuleList, score: nn.Module, h: Tensor) -> Verdict:
         h = leaky_relu(layer(h), _SLOPE)
         features.append(h)
     return score(h), features
+
+
+@contextmanager
+def frozen(discriminator: nn.Module) -> Iterator[nn.Module]:
+    """The discriminator as a fixed function: gradients go through it to the generator, but none stay in it."""
+    parameters = [p for p in discriminator.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield discriminator
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def lsgan_discriminator_loss(real: list[Verdict], fake: list[Verdict]) -> Tensor:

@@ -41,7 +41,8 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         if folder.is_dir() and not (folder / "model_index.json").is_file():
             raise InputError(f"{name} is no pipeline folder: it has no model_index.json.")
         # Bundled weights are stored in half precision; left alone, transformers would also compute in it.
-        kwargs.setdefault("torch_dtype", torch.float32)
+        if "torch_dtype" not in kwargs:
+            kwargs.setdefault("dtype", torch.float32)
         return super().from_pretrained(str(folder) if folder.is_dir() else name, **kwargs)
 
     @torch.no_grad()

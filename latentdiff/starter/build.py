@@ -20,7 +20,7 @@ def build(pipeline: Path, output: Path, vocoder: str | None) -> int:
     pipe = TextToAudioPipeline.from_pretrained(pipeline)
     if vocoder is not None:
         pipe.register_modules(vocoder=load_vocoder(vocoder))
-    pipe.to(torch.float16)
+    pipe.to(torch.float16, silence_dtype_warnings=True)
     pipe.save_pretrained(output)
     return sum(path.stat().st_size for path in output.rglob("*.safetensors"))
 

@@ -140,8 +140,7 @@ class Trainer:
             )
         optimizer.step()
         self.schedulers[phase].step()
-        for other in self.optimizers.values():  # a generator's loss also leaves gradients in its discriminator
-            other.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         """This process's micro-batches from the current step on, on its device."""

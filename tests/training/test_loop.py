@@ -134,6 +134,30 @@ def test_gradient_accumulation_is_the_mean_of_its_shares(tones: Path, tmp_path: 
         torch.testing.assert_close(weights[0][name], weights[1][name], atol=2e-5, rtol=1e-3)
 
 
+def test_accumulated_generator_gradients_outlive_the_discriminator_step(tones: Path, tmp_path: Path) -> None:
+    """With two phases and two shares, the autoencoder's step must hold the gradients of both shares."""
+    overrides = ["train.gradient_accumulation=2", "train.batch_size=2", "adversarial_start=0"]
+    trainer = Trainer(debug_config("vae", tones, tmp_path, *overrides), RECIPES["vae"])
+    norms: dict[str, list[float]] = {"vae": [], "discriminator": []}
+    backward = trainer._backward
+
+    def watch(phase: str, loss: torch.Tensor, sync: bool) -> None:
+        before = {name: gradient_norm(trainer.recipe.networks[name]) for name in norms}
+        backward(phase, loss, sync)
+        other = "vae" if phase == "discriminator" else "discriminator"
+        assert gradient_norm(trainer.recipe.networks[other]) == before[other]  # a phase leaves the other alone
+        norms[phase].append(gradient_norm(trainer.recipe.networks[phase]))
+
+    trainer._backward = watch
+    trainer._train_step(trainer._batches())
+    assert len(norms["vae"]) == len(norms["discriminator"]) == 2
+    assert norms["vae"][1] > norms["vae"][0] > 0
+
+
+def gradient_norm(network: torch.nn.Module) -> float:
+    return sum(float(p.grad.norm()) for p in network.parameters() if p.grad is not None)
+
+
 def test_wrong_vae_scale_is_said_before_training(stages: dict[str, Path], tones: Path, tmp_path: Path) -> None:
     shutil.copytree(stages["vae"] / "vae", tmp_path / "vae")
     path = tmp_path / "vae" / "config.json"
@@ -195,6 +219,12 @@ def test_bad_diffusion_configurations(
     config = debug_config("diffusion", tones, tmp_path, *diffusion_parts(stages), *overrides)
     with pytest.raises(InputError, match=words.replace("[", r"\[")):
         RECIPES["diffusion"](config, torch.device("cpu"))
+
+
+def test_mel_iterations_go_together(tones: Path, tmp_path: Path) -> None:
+    config = debug_config("vocoder", tones, tmp_path, "training_mel_iterations=0")
+    with pytest.raises(InputError, match="mel_iterations and training_mel_iterations go together"):
+        RECIPES["vocoder"](config, torch.device("cpu"))
 
 
 def test_vae_and_vocoder_of_different_mels_are_refused(stages: dict[str, Path], tones: Path, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ def test_two_processes_train_one_model(stage: str, tones: Path, tmp_path: Path) 
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", script,
         ROOT / "configs" / "debug" / f"audio_{stage}.yaml", f"data.path={tones}", f"output={tmp_path / 'run'}",
-        "data.held_out=0.2", "data.seconds=0.512", "train.batch_size=2", "train.max_steps=3", "train.checkpoint_every=3",
-        "train.validate_every=3", "train.trackers=[]", "train.overfit_check_steps=2",
+        "data.held_out=0.2", "data.seconds=0.512", "train.batch_size=2", "train.max_steps=3",
+        "train.checkpoint_every=3", "train.validate_every=3", "train.trackers=[]", "train.overfit_check_steps=2",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

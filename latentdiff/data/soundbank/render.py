@@ -284,7 +284,7 @@ def render_soundbank(
     seed: int,
     sampling_rate: int = 16_000,
     workers: int | None = None,
-    captions_per_clip: int = 4,
+    captions_per_clip: int = 6,
     overwrite: bool = False,
     progress: bool = True,
 ) -> None:

@@ -23,7 +23,7 @@ from latentdiff.models.autoencoder import (
     decode,
     posterior,
 )
-from latentdiff.models.discriminators import PatchDiscriminator, hinge_discriminator_loss
+from latentdiff.models.discriminators import PatchDiscriminator, frozen, hinge_discriminator_loss
 from latentdiff.training.previews import save_mel_pairs
 from latentdiff.training.recipe import Losses, Recipe, Step
 
@@ -103,7 +103,8 @@ class VAETraining(Recipe[VAERecipe]):
                 "discriminator",
                 {"discriminator": hinge_discriminator_loss(judge(x), judge(reconstruction.detach()))},
             )
-            terms["adversarial"] = -judge(reconstruction)[0][0].mean()
+            with frozen(judge):
+                terms["adversarial"] = -judge(reconstruction)[0][0].mean()
         yield "vae", terms
 
     def validate(self, folder: Path) -> dict[str, float]:

@@ -11,12 +11,14 @@ from torch.utils.data import Dataset
 from latentdiff.config import VocoderRecipe
 from latentdiff.data.folder import read_folder
 from latentdiff.data.items import WaveItems, split_rows
+from latentdiff.errors import InputError
 from latentdiff.media.mel import LogMel, require_same_mel, resolve_mel
 from latentdiff.media.spectral import multi_resolution_stft
 from latentdiff.models.autoencoder import decode, posterior
 from latentdiff.models.discriminators import (
     WaveDiscriminator,
     feature_matching_loss,
+    frozen,
     lsgan_discriminator_loss,
     lsgan_generator_loss,
 )
@@ -31,6 +33,11 @@ class VocoderTraining(Recipe[VocoderRecipe]):
 
     def __init__(self, config: VocoderRecipe, device: torch.device) -> None:
         super().__init__(config, device)
+        if bool(config.mel_iterations) != bool(config.training_mel_iterations):
+            raise InputError(
+                "mel_iterations and training_mel_iterations go together: a vocoder that never had its mel imposed in "
+                "training is louder or softer with it, and the reverse. Set both, or neither."
+            )
         self.mel_config = resolve_mel(config.mel)
         self.mel = LogMel(self.mel_config).to(device)
         rows, held_out = split_rows(read_folder(config.data.path, config.data.caption_key), config.data.held_out)
@@ -69,14 +76,14 @@ class VocoderTraining(Recipe[VocoderRecipe]):
         smooth = self.mel.from_x(decode(self.vae, posterior(self.vae, x).mode()))
         return torch.cat([smooth, log_mel[half:]])
 
-    def voice(self, log_mel: Tensor) -> Tensor:
-        """Waveform (B, S) of a log-mel, exactly as the pipeline will make it."""
-        return voice(self.networks["vocoder"], log_mel, self.mel, self.config.mel_iterations)
+    def voice(self, log_mel: Tensor, mel_iterations: int) -> Tensor:
+        """Waveform (B, S) of a log-mel (B, T, F)."""
+        return voice(self.networks["vocoder"], log_mel, self.mel, mel_iterations)
 
     def losses(self, batch: dict[str, Any], step: Step) -> Iterator[tuple[str, Losses]]:
         wave = self.mel.prepare(batch["wave"])
         log_mel = self.log_mel(wave)
-        made = self.voice(self.condition(log_mel))
+        made = self.voice(self.condition(log_mel), self.config.training_mel_iterations)
         terms = {"mel": (self.log_mel(made) - log_mel).abs().mean()}
         if "stft" in self.weights:
             terms["stft"] = multi_resolution_stft(made, wave).mean()
@@ -86,9 +93,8 @@ class VocoderTraining(Recipe[VocoderRecipe]):
                 "discriminator",
                 {"discriminator": lsgan_discriminator_loss(judge(wave), judge(made.detach()))},
             )
-            verdict = judge(made)
-            with torch.no_grad():
-                real = judge(wave)
+            with frozen(judge):
+                real, verdict = judge(wave), judge(made)
             terms["feature_matching"] = feature_matching_loss(real, verdict)
             terms["adversarial"] = lsgan_generator_loss(verdict)
         yield "vocoder", terms
@@ -97,7 +103,7 @@ class VocoderTraining(Recipe[VocoderRecipe]):
         rows = self.held_out.rows[:32]
         wave = self.mel.prepare(torch.stack([torch.from_numpy(self.held_out.crop(r)) for r in rows]).to(self.device))
         log_mel = self.log_mel(wave)
-        made = self.voice(log_mel)
+        made = self.voice(log_mel, self.config.mel_iterations)
         rate = self.mel_config.sampling_rate
         save_waves(folder, wave[:4], rate, [f"{i}-real" for i in range(len(wave[:4]))])
         save_waves(folder, made[:4], rate, [f"{i}-made" for i in range(len(made[:4]))])
