@@ -31,6 +31,8 @@ class DataConfig(Section):
     """The metadata column that holds the captions; by default ``text``, else ``caption``."""
     seconds: float = Field(4.096, gt=0)
     """Length of a training item: longer files are cropped at random, shorter ones end in silence."""
+    max_bad_fraction: float = Field(0.0, ge=0, lt=1)
+    """Share of faulty files that is left out (each is named); more than that stops the run before it begins."""
     held_out: float = Field(0.02, gt=0, lt=0.9)
     """Fraction of the files kept for validation (the same ones for every recipe and seed)."""
     num_workers: int = Field(0, ge=0)

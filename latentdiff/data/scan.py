@@ -5,6 +5,7 @@ A fault leaves the file out; a note is worth knowing and leaves it in. Nothing i
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -14,9 +15,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from latentdiff.config import DataConfig
 from latentdiff.data.folder import Fault, Row, list_folder
 from latentdiff.errors import InputError
 from latentdiff.media.audio import AudioFacts, BrokenAudioError, inspect_audio
+
+logger = logging.getLogger(__name__)
 
 SILENT_PEAK = 1e-3  # -60 dB of full scale
 CLIPPED_SHARE = 1e-3  # of all samples at full scale; a normalised clip has a handful
@@ -126,6 +130,24 @@ def scan_folder(folder: str | Path, caption_key: str | None = None) -> ScanRepor
             report.channels[verdict.channels] += 1
             report.notes += [Fault(row.path, line, *note) for note in _notes(verdict)]
     return report
+
+
+def usable_rows(data: DataConfig) -> list[Row]:
+    """The rows to train on, after every caption and every sample has been looked at.
+
+    What is wrong is logged by file, row and reason. Files that the metadata does not name are no fault here:
+    a list may be a part of a folder.
+
+    Raises:
+        InputError: More than ``data.max_bad_fraction`` of the folder is faulty, or nothing is usable.
+    """
+    report = scan_folder(data.path, data.caption_key)
+    unlisted = list_folder(data.path, data.caption_key).unlisted
+    report.faults = [fault for fault in report.faults if fault not in unlisted]
+    for fault in report.faults:
+        logger.warning("left out of training: %s", fault)
+    report.raise_if_bad(data.max_bad_fraction)
+    return report.rows
 
 
 def _inspect(path: Path) -> AudioFacts | BrokenAudioError:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from latentdiff.data.scan import ScanReport, scan_folder
+from latentdiff.config import DataConfig
+from latentdiff.data.scan import ScanReport, scan_folder, usable_rows
 from latentdiff.errors import InputError
 
 RATE = 16000
@@ -167,3 +168,18 @@ def test_caption_key_is_used(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(), RATE)
     (tmp_path / "metadata.csv").write_text("file_name,text,prompt\na.wav,x,a long tone\n")
     assert scan_folder(tmp_path, "prompt").rows[0].captions == ("a long tone",)
+
+
+def test_usable_rows_names_and_leaves_out_or_refuses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        soundfile.write(tmp_path / f"{i}.wav", 0.1 * rng.standard_normal(8000), 16000)
+    (tmp_path / "metadata.csv").write_text("file_name,text\n" + "".join(f"{i}.wav,sound {i}\n" for i in range(3)))
+    cut = tmp_path / "2.wav"
+    cut.write_bytes(cut.read_bytes()[:9000])
+    with pytest.raises(InputError, match=r"1 faults and 2 usable files(.|\n)*2\.wav"):
+        usable_rows(DataConfig(path=tmp_path))
+    with caplog.at_level("WARNING"):
+        rows = usable_rows(DataConfig(path=tmp_path, max_bad_fraction=0.4))
+    assert [row.path.name for row in rows] == ["0.wav", "1.wav"]  # 3.wav is not listed, which is no fault
+    assert "2.wav" in caplog.text and "3.wav" not in caplog.text

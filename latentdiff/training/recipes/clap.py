@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 from transformers import ClapModel
 
 from latentdiff.config import CLAPRecipe, CLAPTower
-from latentdiff.data.folder import read_folder
 from latentdiff.data.items import WaveItems, split_rows
+from latentdiff.data.scan import usable_rows
 from latentdiff.models.clap import audio_features, embed_audio, embed_text, load_clap, new_clap
 from latentdiff.models.text import tokenize
 from latentdiff.training.recipe import Losses, Recipe, Step
@@ -36,7 +36,7 @@ class CLAPTraining(Recipe[CLAPRecipe]):
 
     def __init__(self, config: CLAPRecipe, device: torch.device) -> None:
         super().__init__(config, device)
-        rows, held_out = split_rows(read_folder(config.data.path, config.data.caption_key), config.data.held_out)
+        rows, held_out = split_rows(usable_rows(config.data), config.data.held_out)
         if isinstance(config.model, CLAPTower):
             captions = [caption for row in rows for caption in row.captions]
             self.clap, self.tokenizer, self.features = new_clap(config.model, captions)

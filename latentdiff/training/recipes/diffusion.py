@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from latentdiff.config import DiffusionRecipe, NewTextEncoder
-from latentdiff.data.folder import read_folder
 from latentdiff.data.items import WaveItems, split_rows
+from latentdiff.data.scan import usable_rows
 from latentdiff.diffusion.objectives import DenoisingObjective
 from latentdiff.diffusion.samplers import make_scheduler
 from latentdiff.errors import InputError
@@ -60,7 +60,7 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
     def __init__(self, config: DiffusionRecipe, device: torch.device) -> None:
         super().__init__(config, device)
         self.first_stage = FirstStage(config.vae, config.vocoder, config.data.seconds, device)
-        rows, held_out = split_rows(read_folder(config.data.path, config.data.caption_key), config.data.held_out)
+        rows, held_out = split_rows(usable_rows(config.data), config.data.held_out)
         self.scheduler = make_scheduler(config.sampler, config.schedule.model_dump())
         self.objective = DenoisingObjective(
             self.scheduler.alphas_cumprod, config.schedule.prediction_type, config.min_snr_gamma

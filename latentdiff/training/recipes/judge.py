@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from latentdiff.config import JudgeRecipe
-from latentdiff.data.folder import read_folder
 from latentdiff.data.items import WaveItems, split_rows
+from latentdiff.data.scan import usable_rows
 from latentdiff.errors import InputError
 from latentdiff.media.mel import resolve_mel
 from latentdiff.models.judge import AudioJudge
@@ -22,7 +22,7 @@ class JudgeTraining(Recipe[JudgeRecipe]):
 
     def __init__(self, config: JudgeRecipe, device: torch.device) -> None:
         super().__init__(config, device)
-        rows = [row for row in read_folder(config.data.path, config.data.caption_key) if row.labels]
+        rows = [row for row in usable_rows(config.data) if row.labels]
         if not rows:
             raise InputError(f"{config.data.path}: no row of the metadata has 'sources', which a judge learns from.")
         train, held_out = split_rows(rows, config.data.held_out)

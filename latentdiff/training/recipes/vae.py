@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from latentdiff.config import PatchAutoencoderConfig, VAERecipe
-from latentdiff.data.folder import read_folder
 from latentdiff.data.items import WaveItems, split_rows
+from latentdiff.data.scan import usable_rows
 from latentdiff.media.mel import LogMel, resolve_mel
 from latentdiff.models.autoencoder import (
     Autoencoder,
@@ -52,7 +52,7 @@ class VAETraining(Recipe[VAERecipe]):
     def __init__(self, config: VAERecipe, device: torch.device) -> None:
         super().__init__(config, device)
         mel = resolve_mel(config.mel)
-        rows, held_out = split_rows(read_folder(config.data.path, config.data.caption_key), config.data.held_out)
+        rows, held_out = split_rows(usable_rows(config.data), config.data.held_out)
         self.mel = LogMel(mel).to(device)
         self.vae = build_autoencoder(config.autoencoder, mel.channels, mel)
         # Whole frames, and as many as the compression divides.

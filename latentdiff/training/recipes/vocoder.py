@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from latentdiff.config import VocoderRecipe
-from latentdiff.data.folder import read_folder
 from latentdiff.data.items import WaveItems, split_rows
+from latentdiff.data.scan import usable_rows
 from latentdiff.errors import InputError
 from latentdiff.media.mel import LogMel, require_same_mel, resolve_mel
 from latentdiff.media.spectral import multi_resolution_stft
@@ -40,7 +40,7 @@ class VocoderTraining(Recipe[VocoderRecipe]):
             )
         self.mel_config = resolve_mel(config.mel)
         self.mel = LogMel(self.mel_config).to(device)
-        rows, held_out = split_rows(read_folder(config.data.path, config.data.caption_key), config.data.held_out)
+        rows, held_out = split_rows(usable_rows(config.data), config.data.held_out)
         rate, hop = self.mel_config.sampling_rate, self.mel_config.hop_length
         self.waves = WaveItems(rows, rate, int(config.data.seconds * rate) // hop * hop)
         self.held_out = WaveItems(held_out, rate, int(4 * rate) // hop * hop)
