@@ -3,32 +3,22 @@
 Shapes: z_0, z_t, eps (B, C, h, w); t (B,); alpha_bar (T,).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
-"""(z_t, t) -> the network's prediction, (B, C, h, w)."""
+from latentdiff.diffusion.coordinates import Denoise, diffuse, velocity
+from latentdiff.diffusion.schedule import snr
+
 PredictionType = Literal["epsilon", "v_prediction"]
-
-
-def diffuse(z_0: Tensor, eps: Tensor, alpha_bar_t: Tensor) -> Tensor:
-    """z_t = sqrt(alpha_bar_t) z_0 + sqrt(1 - alpha_bar_t) eps (DDPM, equation 4)."""
-    return _column(alpha_bar_t).sqrt() * z_0 + (1 - _column(alpha_bar_t)).sqrt() * eps
-
-
-def velocity(z_0: Tensor, eps: Tensor, alpha_bar_t: Tensor) -> Tensor:
-    """v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) z_0 (Salimans & Ho 2022, appendix D)."""
-    return _column(alpha_bar_t).sqrt() * eps - (1 - _column(alpha_bar_t)).sqrt() * z_0
 
 
 def min_snr_weight(alpha_bar_t: Tensor, gamma: float, prediction: PredictionType) -> Tensor:
     """min(snr, gamma) expressed as a weight (B,) of the eps- or v-error (Hang et al. 2023, section 3.4)."""
-    snr = alpha_bar_t / (1 - alpha_bar_t)
-    return snr.clamp(max=gamma) / (snr if prediction == "epsilon" else snr + 1)
+    snr_t = snr(alpha_bar_t)
+    return snr_t.clamp(max=gamma) / (snr_t if prediction == "epsilon" else snr_t + 1)
 
 
 @dataclass(frozen=True)
@@ -53,8 +43,3 @@ class DenoisingObjective:
         if self.min_snr_gamma is not None:
             error = error * min_snr_weight(alpha_bar_t, self.min_snr_gamma, self.prediction)
         return error
-
-
-def _column(per_item: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1, 1)."""
-    return per_item[:, None, None, None]
