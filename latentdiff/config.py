@@ -242,6 +242,9 @@ class DiffusionRecipe(Recipe):
     """Folder or hub id of a CLAP whose embedding also conditions (FiLM); null: none."""
     clap_condition: Literal["text", "audio"] = "text"
     """What CLAP sees in training; at use it always sees the prompt (AudioLDM trains on ``audio``)."""
+    pooled_tokens: bool = False
+    """Also add the mean of the T5 tokens to the time embedding (FiLM): what the prompt is about reaches every
+    layer at once, and is learnt much sooner than through attention alone. Where CLAP is given, it has that place."""
     unet: UNetConfig = UNetConfig()
     schedule: NoiseScheduleConfig = NoiseScheduleConfig()
     caption_dropout: float = Field(0.1, ge=0, lt=1)

@@ -7,7 +7,11 @@ from latentdiff.errors import InputError
 
 
 def new_denoiser(
-    config: UNetConfig, latent_channels: int, tokens_width: int | None, pooled_width: int | None
+    config: UNetConfig,
+    latent_channels: int,
+    tokens_width: int | None,
+    pooled_width: int | None,
+    pooled_apart: bool = True,
 ) -> UNet2DConditionModel:
     """A U-Net on latents that reads a token sequence by cross-attention, a pooled embedding by FiLM, or both.
 
@@ -16,6 +20,7 @@ def new_denoiser(
         latent_channels: channels of z.
         tokens_width: D of `Conditioning.tokens`; None makes the attention self-attention, as in AudioLDM.
         pooled_width: P of `Conditioning.pooled`; None for no FiLM.
+        pooled_apart: the pooled part stands beside the time embedding (AudioLDM) and is not added to it.
 
     Raises:
         InputError: if the per-level lists differ in length.
@@ -36,5 +41,5 @@ def new_denoiser(
         norm_num_groups=config.norm_num_groups,
         class_embed_type=None if pooled_width is None else "simple_projection",
         projection_class_embeddings_input_dim=pooled_width,
-        class_embeddings_concat=pooled_width is not None,
+        class_embeddings_concat=pooled_width is not None and pooled_apart,
     )

@@ -38,7 +38,7 @@ class Conditioning:
     mask: Tensor | None = None
     """(B, N), 1 where a token is real."""
     pooled: Tensor | None = None
-    """(B, P), unit length; added to the time embedding (FiLM, as AudioLDM has it)."""
+    """(B, P), joined to the time embedding (FiLM, as AudioLDM has it): of CLAP, or the mean of the tokens."""
 
     def unet_arguments(self) -> dict[str, Any]:
         """The keyword arguments under which `UNet2DConditionModel` knows these."""
@@ -154,6 +154,13 @@ def encode_tokens(encoder: T5EncoderModel, ids: Tensor, mask: Tensor) -> Conditi
     """tau as a token sequence, of ids (B, N) and mask (B, N)."""
     ids, mask = ids.to(encoder.device), mask.to(encoder.device)
     return Conditioning(tokens=encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask=mask)
+
+
+def mean_of_tokens(tau: Conditioning) -> Conditioning:
+    """The same tau with the mean of its real tokens as its pooled part."""
+    assert tau.tokens is not None and tau.mask is not None
+    real = tau.mask[..., None].to(tau.tokens.dtype)
+    return Conditioning(tau.tokens, tau.mask, (tau.tokens * real).sum(1) / real.sum(1))
 
 
 def concatenate(first: Conditioning, second: Conditioning) -> Conditioning:

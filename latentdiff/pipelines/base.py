@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latentdiff.errors import InputError
 from latentdiff.models.clap import embed_text
-from latentdiff.models.text import Conditioning, concatenate, encode_tokens, tokenize
+from latentdiff.models.text import Conditioning, concatenate, encode_tokens, mean_of_tokens, tokenize
 from latentdiff.names import BUNDLED, bundled_folder
 
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
@@ -48,13 +48,13 @@ class LatentDiffusionPipeline(DiffusionPipeline):
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str]) -> Conditioning:
         """tau of the prompts; padding is masked, so a prompt means the same alone and among longer ones."""
-        tokens = mask = pooled = None
+        tau = Conditioning()
         if self.text_encoder is not None:
-            encoded = encode_tokens(self.text_encoder, *tokenize(self.tokenizer, prompts))
-            tokens, mask = encoded.tokens, encoded.mask
+            tau = encode_tokens(self.text_encoder, *tokenize(self.tokenizer, prompts))
         if self.clap is not None:
             pooled = embed_text(self.clap, *tokenize(self.clap_tokenizer, prompts)).to(self.unet.dtype)
-        return Conditioning(tokens, mask, pooled)
+            return Conditioning(tau.tokens, tau.mask, pooled)
+        return mean_of_tokens(tau) if self.unet.config.class_embed_type else tau
 
     @torch.no_grad()
     def denoise(

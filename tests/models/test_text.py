@@ -14,6 +14,7 @@ from latentdiff.models.text import (
     concatenate,
     encode_tokens,
     load_text_encoder,
+    mean_of_tokens,
     new_t5,
     new_tokenizer,
     tokenize,
@@ -189,3 +190,10 @@ def test_rows_and_repeats() -> None:
     assert second.tokens is not None and torch.equal(second.tokens, tau.tokens[1:].repeat(3, 1, 1))
     assert set(tau.unet_arguments()) == {"encoder_hidden_states", "encoder_attention_mask", "class_labels"}
     assert Conditioning(pooled=torch.ones(1, 2)).repeat(2).tokens is None
+
+
+def test_mean_of_tokens_leaves_padding_out() -> None:
+    tokens = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]]])
+    tau = mean_of_tokens(Conditioning(tokens, torch.tensor([[1, 1, 0]])))
+    torch.testing.assert_close(tau.pooled, torch.tensor([[2.0, 3.0]]))
+    assert tau.tokens is tokens

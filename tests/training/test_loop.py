@@ -197,6 +197,19 @@ def test_clap_alone_conditions_like_audioldm(stages: dict[str, Path], tones: Pat
     assert (low - high).abs().max() > 1e-5
 
 
+def test_mean_of_tokens_conditions_too(stages: dict[str, Path], tones: Path, tmp_path: Path) -> None:
+    """The starter's way. Padding must not move the mean: a prompt alone is the prompt in a mixed batch."""
+    parts = [*diffusion_parts(stages), "clap=null", "pooled_tokens=true"]
+    output = train(debug_config("diffusion", tones, tmp_path / "run", *parts))
+    pipe = TextToAudioPipeline.from_pretrained(output / "pipeline")
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.clap is None and not pipe.unet.config.class_embeddings_concat
+    alone = pipe("tone", generator=[torch.Generator().manual_seed(1)], output_type="latent").audios
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    both = pipe(["a low tone and then a high tone", "tone"], generator=generators, output_type="latent").audios
+    torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=1e-4)
+
+
 def test_the_library_autoencoder_trains_too(tones: Path, tmp_path: Path) -> None:
     kind = "autoencoder={kind: kl, block_out_channels: [8, 8, 8], layers_per_block: 1, norm_num_groups: 4}"
     output = train(debug_config("vae", tones, tmp_path / "run", kind))
@@ -209,6 +222,7 @@ def test_the_library_autoencoder_trains_too(tones: Path, tmp_path: Path) -> None
     [
         (["vae=nowhere/at/all"], "nowhere/at/all"),
         (["text_encoder=null", "clap=null"], "text_encoder and clap are both null"),
+        (["text_encoder=null", "clap=null", "pooled_tokens=true"], "both null"),
         (["unet.attention=[true]"], "unet.attention has 1 entries"),
         (["data.path=/does/not/exist"], "/does/not/exist"),
     ],

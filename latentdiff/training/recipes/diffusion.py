@@ -22,7 +22,15 @@ from latentdiff.diffusion.samplers import make_scheduler
 from latentdiff.errors import InputError
 from latentdiff.models.clap import audio_features, embed_audio, embed_text, load_clap
 from latentdiff.models.denoiser import new_denoiser
-from latentdiff.models.text import Conditioning, encode_tokens, load_text_encoder, new_t5, new_tokenizer, tokenize
+from latentdiff.models.text import (
+    Conditioning,
+    encode_tokens,
+    load_text_encoder,
+    mean_of_tokens,
+    new_t5,
+    new_tokenizer,
+    tokenize,
+)
 from latentdiff.pipelines.text_to_audio import TextToAudioPipeline
 from latentdiff.training.first_stage import FirstStage
 from latentdiff.training.previews import save_waves
@@ -48,8 +56,11 @@ class ConditionedDenoiser(nn.Module):
         tau = Conditioning(pooled=pooled)
         if self.text_encoder is not None:
             assert ids is not None and mask is not None
-            tokens = encode_tokens(self.text_encoder, ids, mask)
-            tau = Conditioning(tokens.tokens, tokens.mask, pooled)
+            tau = encode_tokens(self.text_encoder, ids, mask)
+            if pooled is not None:
+                tau = Conditioning(tau.tokens, tau.mask, pooled)
+            elif self.unet.config.class_embed_type:
+                tau = mean_of_tokens(tau)
         prediction: Tensor = self.unet(z_t, t, **tau.unet_arguments()).sample
         return prediction
 
@@ -72,7 +83,8 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
             config.unet,
             latent_channels=self.latents.mean.shape[1],
             tokens_width=self.text_encoder.config.d_model if self.text_encoder is not None else None,
-            pooled_width=self.clap.config.projection_dim if self.clap is not None else None,
+            pooled_width=self._pooled_width(),
+            pooled_apart=self.clap is not None,
         )
         self.networks = {"denoiser": ConditionedDenoiser(self.unet, self.text_encoder)}
         self.phases, self.averaged = {"denoiser": ("denoiser",)}, ("denoiser",)
@@ -93,6 +105,17 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
             self.clap.to(self.device).eval().requires_grad_(False)
         if self.text_encoder is None and self.clap is None:
             raise InputError("text_encoder and clap are both null: the denoiser would not hear the prompt. Give one.")
+
+    def _pooled_width(self) -> int | None:
+        if self.clap is not None:
+            return int(self.clap.config.projection_dim)
+        if not self.config.pooled_tokens:
+            return None
+        if self.text_encoder is None:
+            raise InputError(
+                "pooled_tokens is true, but text_encoder is null: there are no tokens."
+            )
+        return int(self.text_encoder.config.d_model)
 
     def _own_tokenizer(self, captions: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
         """Learnt once a run: a resumed run must read its embeddings by the same ids."""
