@@ -3,6 +3,7 @@
 Shapes: B prompts times media a prompt, z (B, C, h, w).
 """
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -95,8 +96,6 @@ class LatentDiffusionPipeline(DiffusionPipeline):
 
     def _scheduler_arguments(self, generator: Any) -> dict[str, Any]:
         """Schedulers that draw noise in their steps take the generator, the others do not know the word."""
-        import inspect
-
         known = inspect.signature(self.scheduler.step).parameters
         return {"generator": generator} if "generator" in known else {}
 

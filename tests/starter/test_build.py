@@ -39,8 +39,8 @@ def test_starter_audio_fits_and_its_parts_load_alone() -> None:
     assert tokens.input_ids == AutoTokenizer.from_pretrained(folder / "tokenizer")("dog barking").input_ids
 
 
-@pytest.mark.parametrize("word", ["dataset", "licence", "rebuild", "judge"])
-def test_the_card_says_what_matters(word: str) -> None:
+@pytest.mark.parametrize("words", ["rendered with fluidsynth", "license: mit", "accelerate launch", "judge"])
+def test_the_card_says_what_matters(words: str) -> None:
     card = (bundled_folder("starter-audio") / "README.md").read_text().lower()
-    assert {"dataset": "rendered with fluidsynth", "licence": "mit", "rebuild": "accelerate launch"}.get(word, word) in card
-    assert "@" not in card.split("---")[2]  # no placeholder left
+    assert words in card
+    assert "@" not in card  # no placeholder left
