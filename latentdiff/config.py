@@ -346,8 +346,11 @@ def _floats(value: Any) -> Any:
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("kind") in (None, old.get("kind")):
+            merged[key] = _merge(old, value)
+        else:  # a section of another kind has other keys, so it takes the old one's place
+            merged[key] = value
     return merged
 
 
