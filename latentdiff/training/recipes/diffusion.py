@@ -112,9 +112,7 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
         if not self.config.pooled_tokens:
             return None
         if self.text_encoder is None:
-            raise InputError(
-                "pooled_tokens is true, but text_encoder is null: there are no tokens."
-            )
+            raise InputError("pooled_tokens is true, but text_encoder is null: there are no tokens.")
         return int(self.text_encoder.config.d_model)
 
     def _own_tokenizer(self, captions: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
