@@ -198,15 +198,20 @@ class Trainer:
             self.ema.restore(self._averaged_parameters())
 
     def _validate(self) -> None:
+        """The recipe's held-out figures, on one process: the networks are unwrapped, since a wrapped one talks to the
+        other processes in each forward pass, and those are waiting."""
         if self.accelerator.is_main_process:
             folder = self.config.output / "validation" / f"step-{self.step:08d}"
             folder.mkdir(parents=True, exist_ok=True)
+            wrapped = self.recipe.networks
+            self.recipe.networks = {name: self.accelerator.unwrap_model(network) for name, network in wrapped.items()}
             for network in self.recipe.networks.values():
                 network.eval()
             with torch.no_grad():
                 figures = self._with_averages(lambda: self.recipe.validate(folder))
-            for network in self.recipe.networks.values():
+            for network in wrapped.values():
                 network.train()
+            self.recipe.networks = wrapped
             tqdm.write(f"step {self.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
             self.accelerator.log({f"validation/{name}": value for name, value in figures.items()}, self.step)
         self.accelerator.wait_for_everyone()

@@ -9,15 +9,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WORLD = "from accelerate import PartialState; print('world', PartialState().num_processes, flush=True)"
+SCRIPT = """
+import sys
+from pathlib import Path
+from accelerate import PartialState
+from latentdiff.training.launch import main
+code = main(sys.argv[1:])
+state = PartialState()
+Path(f"process-{state.process_index}").write_text(str(state.num_processes))
+sys.exit(code)
+"""
 
 
 @pytest.mark.parametrize("stage", ["vae", "clap"])
 def test_two_processes_train_one_model(stage: str, tones: Path, tmp_path: Path) -> None:
     script = tmp_path / "train_and_say.py"
-    script.write_text(
-        f"import sys\nfrom latentdiff.training.launch import main\ncode = main(sys.argv[1:])\n{WORLD}\nsys.exit(code)\n"
-    )
+    script.write_text(SCRIPT)
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", script,
         ROOT / "configs" / "debug" / f"audio_{stage}.yaml", f"data.path={tones}", f"output={tmp_path / 'run'}",
@@ -29,7 +36,7 @@ def test_two_processes_train_one_model(stage: str, tones: Path, tmp_path: Path) 
         list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("world 2") == 2
+    assert [(tmp_path / f"process-{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
     manifest = json.loads((tmp_path / "run" / "checkpoints" / "step-00000003" / "manifest.json").read_text())
     assert "random_states_1.pkl" in manifest["files"]  # the second rank took part
     assert (tmp_path / "run" / stage / "config.json").is_file()

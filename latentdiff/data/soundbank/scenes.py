@@ -112,7 +112,7 @@ def draw_event(rng: np.random.Generator, source: Source, span_s: float) -> Event
 def _weight(source: Source) -> float:
     if source.label == "dog":
         return 2.0
-    return 1.5 if source.kind == "effect" else 1.0
+    return 1.0 if source.kind == "effect" else 1.5  # an instrument has many pitches and figures to learn
 
 
 def draw_scene(rng: np.random.Generator, seconds: float, label: str | None = None) -> Scene:
