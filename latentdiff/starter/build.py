@@ -4,6 +4,7 @@ python -m latentdiff.starter.build runs/diffusion/pipeline latentdiff/starter/au
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -22,6 +23,10 @@ def build(pipeline: Path, output: Path, vocoder: str | None) -> int:
         pipe.register_modules(vocoder=load_vocoder(vocoder))
     pipe.to(torch.float16, silence_dtype_warnings=True)
     pipe.save_pretrained(output)
+    for config in output.rglob("*.json"):  # diffusers notes there from which folder of this machine a part was loaded
+        facts = json.loads(config.read_text(encoding="utf-8"))
+        if facts.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return sum(path.stat().st_size for path in output.rglob("*.safetensors"))
 
 

@@ -39,6 +39,13 @@ def test_starter_audio_fits_and_its_parts_load_alone() -> None:
     assert tokens.input_ids == AutoTokenizer.from_pretrained(folder / "tokenizer")("dog barking").input_ids
 
 
+def test_no_bundled_file_tells_where_it_was_made(tiny_pipeline: Path, tmp_path: Path) -> None:
+    build(tiny_pipeline, tmp_path / "half", vocoder=None)
+    for folder in (tmp_path / "half", bundled_folder("starter-audio").parent):
+        for config in folder.rglob("*.json"):
+            assert "_name_or_path" not in config.read_text(encoding="utf-8"), config
+
+
 @pytest.mark.parametrize("words", ["rendered with fluidsynth", "license: mit", "accelerate launch", "judge"])
 def test_the_card_says_what_matters(words: str) -> None:
     card = (bundled_folder("starter-audio") / "README.md").read_text().lower()
