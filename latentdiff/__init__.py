@@ -7,14 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "TextToAudioPipeline", "__version__"]
+__all__ = ["InputError", "TextToAudioPipeline", "TextToImagePipeline", "__version__"]
 
 from latentdiff.errors import InputError
 
 if TYPE_CHECKING:
     from latentdiff.pipelines.text_to_audio import TextToAudioPipeline
+    from latentdiff.pipelines.text_to_image import TextToImagePipeline
 
-_HOMES = {"TextToAudioPipeline": "latentdiff.pipelines.text_to_audio"}
+_HOMES = {
+    "TextToAudioPipeline": "latentdiff.pipelines.text_to_audio",
+    "TextToImagePipeline": "latentdiff.pipelines.text_to_image",
+}
 
 
 def __getattr__(name: str) -> Any:

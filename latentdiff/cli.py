@@ -15,7 +15,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Sounds from text, and models of your own from a folder of captioned sounds.",
+    help="Sounds and pictures from text, and models of your own from a folder of captioned ones.",
 )
 data_app = typer.Typer(rich_markup_mode=None, help="Check data sets and make them.")
 app.add_typer(data_app, name="data")
@@ -56,39 +56,44 @@ def top(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end."),
     ] = False,
 ) -> None:
-    """Sounds from text, and models of your own from a folder of captioned sounds."""
+    """Sounds and pictures from text, and models of your own from a folder of captioned ones."""
 
 
 @app.command()
 def generate(
-    prompts: Annotated[list[str] | None, typer.Argument(help="What should be heard; one clip each.")] = None,
+    prompts: Annotated[list[str] | None, typer.Argument(help="What should be heard or seen.")] = None,
     model: Annotated[str, typer.Option("-m", "--model", help="Bundled name, folder or hub id.")] = "starter-audio",
-    output: Annotated[str | None, typer.Option("-o", "--output", help="File (.wav, .flac, .ogg) or folder.")] = None,
-    duration: Annotated[float | None, typer.Option("-d", "--duration", help="Seconds.")] = None,
-    num: Annotated[int, typer.Option("-n", "--num", help="Clips of each prompt.")] = 1,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="File or folder; .wav, .flac, .ogg or .png.")
+    ] = None,
+    duration: Annotated[float | None, typer.Option("-d", "--duration", help="Seconds of a sound.")] = None,
+    size: Annotated[str | None, typer.Option("--size", help="Pixels of a picture, WIDTHxHEIGHT or a side.")] = None,
+    num: Annotated[int, typer.Option("-n", "--num", help="Sounds or pictures of each prompt.")] = 1,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="How strongly the prompt steers; 1: plain.")] = None,
-    negative: Annotated[str | None, typer.Option(help="What should not be heard.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the first clip; each next takes the next.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What should not be heard or seen.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the first file; each next takes the next.")] = None,
     sampler: Annotated[str | None, typer.Option(help=f"{', '.join(SAMPLER_NAMES)}.")] = None,
     file: Annotated[Path | None, typer.Option("--prompts", help="More prompts, one a line.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; else the best.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    plot: Annotated[bool, typer.Option("--plot", help="Draw a spectrogram PNG beside each.")] = False,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw a spectrogram PNG beside each sound.")] = False,
 ) -> None:
-    """Make sounds from prompts.
+    """Make sounds or pictures from prompts.
 
-    What is not said is the model's own choice, the seed is drawn, and the file gets a fresh name in the
-    current folder. Each file carries its recipe, which `latentdiff info FILE` shows.
+    Which of the two is the model's matter. What is not said is its own choice, the seed is drawn, and the file
+    gets a fresh name in the current folder. Several pictures of a prompt also come as one, NAME-grid.png. Each
+    file carries its recipe, which `latentdiff info FILE` shows.
 
     \b
     Examples:
       latentdiff generate "dog barking"
       latentdiff generate "a slow piano melody" "rain" -n 3 --seed 7 -o sounds/
       latentdiff generate "birds" -m runs/diffusion/pipeline -d 8 --steps 30 -o birds.flac --plot
+      latentdiff generate "woman astronaut" -m starter-image -n 9 -o astronaut.png
     """
-    from latentdiff.commands.generate import Request, read_prompts
+    from latentdiff.commands.generate import Request, read_prompts, read_size
     from latentdiff.commands.generate import generate as run
 
     request = Request(
@@ -96,6 +101,7 @@ def generate(
         model=model,
         output=output,
         duration=duration,
+        size=read_size(size) if size is not None else None,
         num=num,
         steps=steps,
         guidance=guidance,
@@ -135,14 +141,14 @@ def train(
 
 @data_app.command()
 def scan(
-    folder: Annotated[Path, typer.Argument(help="Sounds with metadata.jsonl, metadata.csv or .txt sidecars.")],
+    folder: Annotated[Path, typer.Argument(help="Media with metadata.jsonl, metadata.csv or .txt sidecars.")],
     caption_key: Annotated[
         str | None, typer.Option(help="Metadata column with the caption. [default: text, else caption]")
     ] = None,
 ) -> int:
-    """List all faults of a folder of sounds.
+    """List all faults of a folder of sounds or pictures.
 
-    Every caption and every sample is read. The exit code is 1 if there is a fault.
+    Every caption and every sample or pixel is read. The exit code is 1 if there is a fault.
 
     \b
     Example:
@@ -178,11 +184,33 @@ def soundbank(
     print(f"{out}  {clips} clips of {seconds:g} s")
 
 
+@data_app.command()
+def emoji(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    size: Annotated[int, typer.Option(help="Height and width in pixels, up to 136.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the combinations that are held out.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is not empty.")] = False,
+) -> None:
+    """Draw captioned emoji from Noto Color Emoji.
+
+    OUT/train is to train on; OUT/held_out has combinations of role, gender and skin tone that training never
+    sees. The bundled model starter-image is trained on them.
+
+    \b
+    Example:
+      latentdiff data emoji data/emoji --size 64
+    """
+    from latentdiff.data.emoji.write import write_emoji
+
+    for split, count in write_emoji(out, size, seed, overwrite=overwrite).items():
+        print(f"{out / split}  {count} pictures of {size} x {size}")
+
+
 @app.command()
 def info(
-    subject: Annotated[str, typer.Argument(metavar="MODEL_OR_FILE", help="Bundled name, folder or sound file.")],
+    subject: Annotated[str, typer.Argument(metavar="MODEL_OR_FILE", help="Bundled name, folder, sound or PNG.")],
 ) -> None:
-    """Show a model's parts or a sound's recipe.
+    """Show a model's parts or the recipe of a sound or picture.
 
     \b
     Examples:

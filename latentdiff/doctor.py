@@ -22,6 +22,7 @@ FLOORS = {
     "accelerate": ">=1.15",
     "librosa": ">=0.11",
     "soundfile": ">=0.14",
+    "pillow": ">=11",
     "safetensors": "",
     "tensorboard": "",
 }
@@ -77,7 +78,7 @@ def examine() -> list[Finding]:
     """Look at everything, importing torch only in a process of its own."""
     findings = [_python(), *(_package(name, wanted) for name, wanted in (PAIR | FLOORS).items())]
     findings += _pair_and_devices()
-    findings += [_audio_files(), _starter(), _corpus(), _space()]
+    findings += [_audio_files(), _starter(), _corpus(), _emoji(), _space()]
     return findings
 
 
@@ -174,11 +175,16 @@ def _audio_files() -> Finding:
 def _starter() -> Finding:
     from latentdiff.names import BUNDLED, bundled_folder
 
-    try:
-        folders = [str(bundled_folder(name)) for name in BUNDLED]
-    except InputError as error:
-        return Finding("models", "missing", str(error))
-    return Finding("models", "ok", f"{', '.join(BUNDLED)} in {Path(folders[0]).parent}")
+    found: dict[str, Path] = {}
+    missing = ""
+    for name in BUNDLED:
+        try:
+            found[name] = bundled_folder(name)
+        except InputError as error:
+            missing = str(error)
+    if missing:  # with one of them there is still something to begin with
+        return Finding("models", "missing", missing, core=not found)
+    return Finding("models", "ok", f"{', '.join(found)} in {next(iter(found.values())).parent}")
 
 
 def _corpus() -> Finding:
@@ -190,6 +196,19 @@ def _corpus() -> Finding:
     except InputError as error:
         return Finding("sound bank", "missing", str(error), core=False)
     return Finding("sound bank", "ok", "FluidSynth with both FluidR3 fonts", core=False)
+
+
+def _emoji() -> Finding:
+    """What `latentdiff data emoji` needs and nothing else does."""
+    from latentdiff.data.emoji.catalogue import catalogue
+    from latentdiff.data.emoji.draw import EmojiFont
+
+    try:
+        catalogue()
+        EmojiFont()
+    except InputError as error:
+        return Finding("emoji", "missing", str(error), core=False)
+    return Finding("emoji", "ok", "Noto Color Emoji with its names", core=False)
 
 
 def _space() -> Finding:

@@ -10,8 +10,14 @@ SAMPLER_NAMES = ("ddim", "ddpm", "dpmsolver++", "unipc", "heun", "euler")
 MAX_SECONDS = 600.0
 """The longest sound that is made at once."""
 
-BUNDLED = {"starter-audio": "audio"}
-"""Models inside the package, by the name of their folder under ``latentdiff/starter``."""
+MAX_SIDE = 2048
+"""The longest side of a picture that is made, in pixels."""
+
+BUNDLED = {"starter-audio": "audio", "starter-image": "image"}
+"""Models inside the package, with their medium, which is also their folder's name under ``latentdiff/starter``."""
+
+PIPELINES = {"audio": "TextToAudioPipeline", "image": "TextToImagePipeline"}
+"""The classes of `latentdiff`, by medium."""
 
 
 def bundled_folder(name: str) -> Path:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,19 @@ PROGRAM = (
     "import sys; from latentdiff.cli import main; "
     "code = main(sys.argv[1:]); sys.exit(code + 100 * ('torch' in sys.modules))"
 )
-VERBS = [[], ["generate"], ["train"], ["data"], ["data", "scan"], ["data", "soundbank"], ["info"], ["doctor"]]
+VERBS = [
+    [],
+    ["generate"],
+    ["train"],
+    ["data"],
+    ["data", "scan"],
+    ["data", "soundbank"],
+    ["data", "emoji"],
+    ["info"],
+    ["doctor"],
+]
+HEADER = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+BOMB = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + HEADER + struct.pack(">I", zlib.crc32(HEADER)) + b"\0\0\0\0IDAT"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -27,7 +41,10 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "model/model_index.json").write_text('{"_class_name": "TextToAudioPipeline"}')
     (tmp_path / "image").mkdir()
     (tmp_path / "image/model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    (tmp_path / "painter").mkdir()
+    (tmp_path / "painter/model_index.json").write_text('{"_class_name": "TextToImagePipeline"}')
     (tmp_path / "empty").mkdir()
+    (tmp_path / "bomb.png").write_bytes(BOMB)
     (tmp_path / "there.png").write_bytes(b"")
     (tmp_path / "none.txt").write_text("\n  \n")
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
@@ -99,7 +116,7 @@ BAD = {
     "unknown sampler": (("generate", "a dog", *MINE, "--sampler", "dpmsolver"), "did you mean 'dpmsolver++'"),
     "seed -1": (("generate", "a dog", *MINE, "--seed", "-1"), "--seed is -1"),
     "seed 2^70": (("generate", "a dog", *MINE, "--seed", str(2**70)), "--seed is 1180591620717411303424"),
-    "seed runs over": (("generate", "a dog", *MINE, "--seed", str(2**63 - 1), "-n", "2"), "clips after it"),
+    "seed runs over": (("generate", "a dog", *MINE, "--seed", str(2**63 - 1), "-n", "2"), "seeds after it"),
     "num 0": (("generate", "a dog", *MINE, "-n", "0"), "--num is 0"),
     "num a billion": (("generate", "a dog", *MINE, "-n", "1000000000"), "from 1 to 10000"),
     "unknown device": (("generate", "a dog", *MINE, "--device", "gpu"), "unknown --device 'gpu'"),
@@ -107,6 +124,17 @@ BAD = {
     "existing file": (("generate", "a dog", *MINE, "-o", "there.wav"), "there.wav exists"),
     "existing picture": (("generate", "a dog", *MINE, "-o", "there.flac", "--plot"), "there.png exists"),
     "unwritable format": (("generate", "a dog", *MINE, "-o", "dog.mp3"), "must end in .wav, .flac, .ogg"),
+    "pictures with a duration": (("generate", "a dog", "-m", "painter", "-d", "3"), "--duration is not for pictures"),
+    "pictures with a plot": (("generate", "a dog", "-m", "painter", "--plot"), "--plot is not for pictures"),
+    "pictures as a sound file": (("generate", "a dog", "-m", "painter", "-o", "dog.wav"), "must end in .png"),
+    "an existing single picture": (("generate", "a dog", "-m", "painter", "-o", "there.png"), "there.png exists"),
+    "sounds with a size": (("generate", "a dog", *MINE, "--size", "64"), "--size is not for sounds"),
+    "sounds as a picture file": (("generate", "a dog", *MINE, "-o", "dog.png"), "must end in .wav, .flac, .ogg"),
+    "size word": (("generate", "a dog", "-m", "painter", "--size", "large"), "WIDTHxHEIGHT such as 96x64"),
+    "size 0": (("generate", "a dog", "-m", "painter", "--size", "0"), "from 1 to 2048 pixels"),
+    "tiny emoji": (("data", "emoji", "emoji", "--size", "2"), "--size is 2"),
+    "emoji over a full folder": (("data", "emoji", "broken"), "broken is not empty"),
+    "info of a header bomb": (("info", "bomb.png"), "too large"),
     "file as folder": (("generate", "a dog", *MINE, "-o", "there.wav/dog.wav"), "there.wav is not a folder"),
     "unwritable folder": (("generate", "a dog", *MINE, "-o", "/proc/1/dog.wav"), "cannot write into /proc/1"),
     "missing prompt file": (("generate", *MINE, "--prompts", "no.txt"), "cannot read the prompts of no.txt"),

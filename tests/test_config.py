@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from latentdiff.config import (
+    AudioData,
     CLAPRecipe,
     CLAPTower,
     DiffusionRecipe,
+    Framing,
+    ImageData,
     KLAutoencoderConfig,
     NewTextEncoder,
     PatchAutoencoderConfig,
@@ -21,7 +24,7 @@ from latentdiff.config import (
 from latentdiff.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+FILES = sorted(file for file in CONFIGS.rglob("*.yaml") if file.parent.name != "accelerate")  # those are its own
 
 VAE = """
 stage: vae
@@ -39,6 +42,9 @@ vocoder: runs/vocoder/vocoder
 train: {max_steps: 100, batch_size: 4}
 optimizer: {lr: 1e-4}
 """
+
+
+PICTURES = VAE.replace("{path: sounds, seconds: 2.0}", "{kind: image, path: pictures, size: 32}")
 
 
 @pytest.fixture
@@ -276,3 +282,72 @@ def test_reading_a_config_imports_nothing_heavy(vae: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+# ---------------------------------------------------------------- pictures
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    path = tmp_path / "pictures.yaml"
+    path.write_text(PICTURES)
+    return path
+
+
+def test_data_is_of_sounds_unless_it_says_otherwise(vae: Path, pictures: Path) -> None:
+    assert isinstance(load_config(vae).data, AudioData)
+    config = load_config(pictures, ["data.fit=pad", "data.background='#102030'", "data.channels=1"])
+    assert isinstance(config, VAERecipe) and isinstance(config.data, ImageData) and config.mel is None
+    assert config.data.framing == Framing(size=(32, 32), fit="pad", background="#102030", channels=1)
+    assert load_config(pictures, ["data.size=[16, 48]"]).data.size == (16, 48)
+
+
+def test_a_configuration_of_pictures_survives_saving(pictures: Path, tmp_path: Path) -> None:
+    config = load_config(pictures, ["data.held_out=others"])
+    assert config.data.held_out == Path("others")
+    save_config(config, tmp_path / "again.yaml")
+    assert load_config(tmp_path / "again.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.seconds=2", "'seconds' is a key of another kind of data; leave it out or change data.kind"),
+        ("mel=starter-16k-64", "mel is a key for sounds, and data.kind is image"),
+        ("data.kind=video", "'audio', 'image'"),
+        ("data.size=0", "data.size: Input should be greater than 0 (got 0)."),
+        ("data.size=[32, 32, 3]", "data.size"),
+        ("data.size=large", "data.size"),
+        ("data.fit=box", "data.fit: Input should be 'crop', 'pad' or 'stretch'"),
+        ("data.background=nocolour", "data.background: unknown color specifier: 'nocolour'"),
+        ("data.channels=4", "data.channels: Input should be 1 or 3"),
+        ("data.sise=32", "unknown key 'data.sise'; did you mean 'size'"),
+    ],
+)
+def test_bad_keys_of_pictures(pictures: Path, override: str, words: str) -> None:
+    message = refusal(pictures, override)
+    assert message.startswith(f"{pictures}: ") and words in message and "\n" not in message
+
+
+@pytest.mark.parametrize("override", ["data.size=32", "data.background=white", "data.fit=pad"])
+def test_keys_of_pictures_are_refused_for_sounds(vae: Path, override: str) -> None:
+    assert "is a key of another kind of data" in refusal(vae, override)
+
+
+def test_sounds_keep_their_mel(vae: Path) -> None:
+    assert "sounds need a mel" in refusal(vae, "mel=null")
+
+
+@pytest.mark.parametrize("stage", ["vocoder", "clap", "judge"])
+def test_stages_that_are_of_sounds_alone(pictures: Path, stage: str) -> None:
+    assert "data" in refusal(pictures, f"stage={stage}")
+
+
+def test_diffusion_on_pictures(diffusion: Path) -> None:
+    data = "data={kind: image, path: pictures}"
+    config = load_config(diffusion, [data, "vocoder=null", "vae=none"])
+    assert isinstance(config, DiffusionRecipe) and (config.vae, config.vocoder) == (None, None)
+    assert "vocoder is a key for sounds" in refusal(diffusion, data)
+    assert "clap is a key for sounds" in refusal(diffusion, data, "vocoder=null", "clap=runs/clap")
+    assert "vae is missing: sounds need one" in refusal(diffusion, "vae=none")
+    assert "vocoder is missing: sounds need one" in refusal(diffusion, "vocoder=null")

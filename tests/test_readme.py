@@ -97,6 +97,10 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_keys_named_in_the_text_exist() -> None:
-    config = ROOT / "configs/audio/vae.yaml"
-    for override in re.findall(r"`((?:train|optimizer|data)\.\w+=[^`\s]+)`", README):
-        load_config(config, [override])
+    configs = {"sounds": ROOT / "configs/audio/vae.yaml", "pictures": ROOT / "configs/image/vae.yaml"}
+    about_sounds, _, about_pictures = README.partition("\n## Pictures\n")
+    for medium, text in (("sounds", about_sounds), ("pictures", about_pictures)):
+        overrides = re.findall(r"`((?:train|optimizer|data)\.\w+=[^`\s]+)`", text)
+        assert overrides, medium
+        for override in overrides:
+            load_config(configs[medium], [override])

@@ -1,4 +1,4 @@
-"""The verb ``generate``: check everything, then load the model, then write one file a clip."""
+"""The verb ``generate``: check everything, then load the model, then write one file a sound or picture."""
 
 import re
 import secrets
@@ -10,22 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from latentdiff import __version__
 from latentdiff.commands.info import read_json
+from latentdiff.commands.medium import MEDIA, Medium
 from latentdiff.commands.outputs import plan_outputs
 from latentdiff.errors import InputError
-from latentdiff.names import BUNDLED, MAX_SECONDS, SAMPLER_NAMES, bundled_folder
+from latentdiff.names import BUNDLED, MAX_SECONDS, MAX_SIDE, PIPELINES, SAMPLER_NAMES, bundled_folder
 
 if TYPE_CHECKING:
     import torch
 
-PIPELINE = "TextToAudioPipeline"
 MAX_STEPS = 1000
-MAX_CLIPS = 10_000
+MAX_FILES = 10_000
 MAX_SEED = 2**63 - 1
 KINDS = ("cuda", "mps", "xpu", "cpu")
 """Devices, best first; each is a module of torch with ``device_count``."""
 DTYPES = ("float32", "float16", "bfloat16")
-BATCH_CLIPS, BATCH_SECONDS = 8, 80.0
-"""Clips taken through the model at once: as many as fit both bounds, so that long clips go one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +34,8 @@ class Request:
     model: str
     output: str | None
     duration: float | None
+    size: tuple[int, int] | None
+    """(width, height)."""
     num: int
     steps: int | None
     guidance: float | None
@@ -66,21 +66,42 @@ def read_prompts(file: Path) -> list[str]:
     return prompts
 
 
+def read_size(size: str) -> tuple[int, int]:
+    """(width, height) of ``--size``: WIDTHxHEIGHT, or one number for a square.
+
+    Raises:
+        InputError: if it is neither, or out of range.
+    """
+    match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", size)
+    if match is None:
+        raise InputError(f"--size is '{size}'; it must be one number, or WIDTHxHEIGHT such as 96x64.")
+    width, height = int(match[1]), int(match[2] or match[1])
+    if not 0 < min(width, height) <= max(width, height) <= MAX_SIDE:
+        raise InputError(f"--size is {size}; each side must be from 1 to {MAX_SIDE} pixels.")
+    return width, height
+
+
 def generate(request: Request) -> None:
-    """Write the clips and print each one's file, duration and seed.
+    """Write the files and print each one's name, length or size, and seed.
 
     Raises:
         InputError: for anything that cannot be done, before any weights load if it can be known then.
     """
     check(request)
-    files = plan_outputs(request.output, request.prompts, request.num, request.overwrite, request.plot)
+    medium = MEDIA[medium_of(request.model)](request)
+    plot = request.plot
+    files = plan_outputs(request.output, request.prompts, request.num, request.overwrite, plot, medium.suffixes)
+    medium.plan(files)
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     pipe = load_pipeline(request)
     prompts = [prompt for prompt in request.prompts for _ in range(request.num)]
-    batch = max(1, min(BATCH_CLIPS, int(BATCH_SECONDS / (request.duration or BATCH_SECONDS / BATCH_CLIPS))))
+    batch = medium.batch(pipe)
     for first in range(0, len(files), batch):
-        clips = slice(first, first + batch)
-        write_batch(request, pipe, prompts[clips], files[clips], seed + first)
+        part = slice(first, first + batch)
+        write_batch(request, medium, pipe, prompts[part], files[part], seed + first)
+    shared = {**recipe_of(request, pipe), "prompt": request.prompts, "seed": seed, "num": request.num}
+    if sheet := medium.finish(shared):
+        print(f"{sheet}  all of them", flush=True)
 
 
 def check(request: Request) -> None:
@@ -93,7 +114,7 @@ def check(request: Request) -> None:
         raise InputError('nothing to generate: give a prompt, for example latentdiff generate "dog barking".')
     for prompt in request.prompts:
         if not prompt.strip():
-            raise InputError("the prompt is empty; say in words what should be heard.")
+            raise InputError("the prompt is empty; say in words what should be heard or seen.")
         if any("\ud800" <= character <= "\udfff" for character in prompt):
             raise InputError(f"the prompt {prompt!r} is not valid UTF-8 text.")
     if request.duration is not None and not 0 < request.duration <= MAX_SECONDS:
@@ -102,34 +123,31 @@ def check(request: Request) -> None:
         raise InputError(f"--steps is {request.steps}; it must be from 1 to {MAX_STEPS}.")
     if request.guidance is not None and not 0 <= request.guidance <= 100:
         raise InputError(f"--guidance is {request.guidance:g}; it must be from 0 to 100.")
-    clips = len(request.prompts) * request.num
-    if request.num < 1 or clips > MAX_CLIPS:
-        raise InputError(f"--num is {request.num}, {clips} clips in all; it must give from 1 to {MAX_CLIPS}.")
-    if request.seed is not None and not 0 <= request.seed <= MAX_SEED - clips + 1:
-        raise InputError(f"--seed is {request.seed}; it and the clips after it must stay from 0 to {MAX_SEED}.")
+    files = len(request.prompts) * request.num
+    if request.num < 1 or files > MAX_FILES:
+        raise InputError(f"--num is {request.num}, {files} files in all; it must give from 1 to {MAX_FILES}.")
+    if request.seed is not None and not 0 <= request.seed <= MAX_SEED - files + 1:
+        raise InputError(f"--seed is {request.seed}; it and the seeds after it must stay from 0 to {MAX_SEED}.")
     if request.sampler is not None:
         _require_choice("sampler", request.sampler, SAMPLER_NAMES)
     _require_choice("dtype", request.dtype, DTYPES)
     if request.device is not None and not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d{1,3})?", request.device):
         raise InputError(f"unknown --device '{request.device}'; use cpu, cuda, cuda:1 or mps.")
-    check_model(request.model)
 
 
-def check_model(model: str) -> None:
-    """Refuse a model that is neither bundled, nor a pipeline folder, nor can be a hub id.
+def medium_of(model: str) -> str:
+    """Whether a model makes "audio" or "image", by its name or its ``model_index.json`` alone.
 
     Raises:
-        InputError: with the nearest bundled name.
+        InputError: if it is neither bundled, nor a pipeline folder of ours, nor a hub id that can be asked; with the
+            nearest bundled name.
     """
     if model in BUNDLED:
         bundled_folder(model)
-        return
+        return BUNDLED[model]
     folder = Path(model)
     if (folder / "model_index.json").is_file():
-        kind = read_json(folder / "model_index.json").get("_class_name")
-        if kind != PIPELINE:
-            raise InputError(f"{model} holds a pipeline of the class {kind}; generate takes a {PIPELINE}.")
-        return
+        return _medium_by_index(model, folder / "model_index.json")
     if folder.is_dir():
         raise InputError(
             f"{model} is a folder without model_index.json, so no pipeline; training writes OUTPUT/pipeline."
@@ -141,6 +159,12 @@ def check_model(model: str) -> None:
             f"unknown model '{model}'; did you mean '{near}'? "
             "A model is a bundled name, a pipeline folder or a hub id (owner/name)."
         )
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return _medium_by_index(model, Path(hf_hub_download(model, "model_index.json")))
+    except (OSError, ValueError) as error:  # its own errors are of these kinds
+        raise InputError(f"cannot load the model '{model}': {_reason(error)}.") from error
 
 
 def load_pipeline(request: Request) -> Any:
@@ -153,12 +177,13 @@ def load_pipeline(request: Request) -> Any:
     import transformers.utils.logging
     from safetensors import SafetensorError
 
-    from latentdiff import TextToAudioPipeline
+    import latentdiff
 
+    kind: Any = getattr(latentdiff, PIPELINES[medium_of(request.model)])
     diffusers.utils.logging.disable_progress_bar()  # of loading: a second's worth, in two layers
     transformers.utils.logging.disable_progress_bar()
     try:
-        pipe = TextToAudioPipeline.from_pretrained(request.model, dtype=dtype)
+        pipe = kind.from_pretrained(request.model, dtype=dtype)
     except InputError:
         raise
     except (
@@ -166,8 +191,7 @@ def load_pipeline(request: Request) -> Any:
         ValueError,
         SafetensorError,
     ) as error:  # not to be fetched, or not such a model, or broken
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise InputError(f"cannot load the model '{request.model}': {reason}.") from error
+        raise InputError(f"cannot load the model '{request.model}': {_reason(error)}.") from error
     pipe.set_progress_bar_config(disable=not sys.stderr.isatty())
     if request.sampler is not None:
         from latentdiff.diffusion.samplers import make_scheduler
@@ -176,11 +200,10 @@ def load_pipeline(request: Request) -> Any:
     return pipe.to(device)
 
 
-def write_batch(request: Request, pipe: Any, prompts: list[str], files: list[Path], seed: int) -> None:
-    """Generate some clips at once, each with a generator of its own, and write them."""
+def write_batch(request: Request, medium: Medium, pipe: Any, prompts: list[str], files: list[Path], seed: int) -> None:
+    """Generate some media at once, each with a generator of its own, and write them."""
     import torch
 
-    from latentdiff.media.audio import save_spectrogram, write_audio
     from latentdiff.pipelines.base import GenerationError
 
     seeds = range(seed, seed + len(files))
@@ -188,32 +211,33 @@ def write_batch(request: Request, pipe: Any, prompts: list[str], files: list[Pat
     try:
         out = pipe(
             prompts,
-            audio_length_in_s=request.duration,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance,
             negative_prompt=request.negative,
             generator=generators,
+            **medium.arguments(),
         )
     except GenerationError as error:
         raise InputError(f"nothing was written: {error}") from error
-    for prompt, file, clip_seed, wave in zip(prompts, files, seeds, out.audios, strict=True):
-        seconds = len(wave) / out.sampling_rate
-        recipe = {
-            "prompt": prompt,
-            "negative_prompt": request.negative,
-            "seed": clip_seed,
-            "steps": request.steps if request.steps is not None else pipe.config.default_steps,
-            "guidance": request.guidance if request.guidance is not None else pipe.config.default_guidance,
-            "sampler": request.sampler or sampler_name(pipe.scheduler),
-            "duration": request.duration if request.duration is not None else seconds,
-            "model": request.model,
-            "latentdiff": __version__,
-        }
+    for prompt, file, its_seed, one in zip(prompts, files, seeds, medium.media(out), strict=True):
+        size, facts = medium.size(out, one)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_audio(file, wave, out.sampling_rate, recipe, overwrite=request.overwrite)
-        if request.plot:
-            save_spectrogram(file.with_suffix(".png"), wave, out.sampling_rate)
-        print(f"{file}  {seconds:.2f} s  seed {clip_seed}", flush=True)
+        medium.write(file, out, one, {**recipe_of(request, pipe), "prompt": prompt, "seed": its_seed, **facts})
+        print(f"{file}  {size}  seed {its_seed}", flush=True)
+
+
+def recipe_of(request: Request, pipe: Any) -> dict[str, Any]:
+    """What all files of a request have in common, in the order in which it is shown."""
+    return {
+        "prompt": None,
+        "negative_prompt": request.negative,
+        "seed": None,
+        "steps": request.steps if request.steps is not None else pipe.config.default_steps,
+        "guidance": request.guidance if request.guidance is not None else pipe.config.default_guidance,
+        "sampler": request.sampler or sampler_name(pipe.scheduler),
+        "model": request.model,
+        "latentdiff": __version__,
+    }
 
 
 def sampler_name(scheduler: Any) -> str:
@@ -222,6 +246,20 @@ def sampler_name(scheduler: Any) -> str:
 
     names = (name for name, (kind, _) in SAMPLERS.items() if type(scheduler) is kind)
     return next(names, type(scheduler).__name__)
+
+
+def _medium_by_index(model: str, index: Path) -> str:
+    """The medium of the pipeline class that a ``model_index.json`` names."""
+    kind = read_json(index).get("_class_name")
+    medium = next((medium for medium, name in PIPELINES.items() if name == kind), None)
+    if medium is None:
+        ours = " or a ".join(PIPELINES.values())
+        raise InputError(f"{model} holds a pipeline of the class {kind}; generate takes a {ours}.")
+    return medium
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".")
 
 
 def _require_choice(what: str, value: str, choices: tuple[str, ...]) -> None:

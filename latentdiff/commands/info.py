@@ -1,4 +1,4 @@
-"""The verb ``info``: what a model's folder or a generated sound says about itself, no weights loaded."""
+"""The verb ``info``: what a model's folder or a generated file says about itself, no weights loaded."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from latentdiff.names import BUNDLED, bundled_folder
 
 MAX_HEADER = 100 * 2**20
 """Bytes; the bound of the safetensors format itself."""
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Component:
 
 
 def describe(subject: str) -> str:
-    """What a bundled model, a model's folder or a generated sound says about itself, as plain text.
+    """What a bundled model, a model's folder or a generated file says about itself, as plain text.
 
     Raises:
         InputError: if it is none of these, or is broken.
@@ -38,8 +39,10 @@ def describe(subject: str) -> str:
     if path.is_dir():
         return describe_model(path)
     if path.is_file():
-        return describe_sound(path)
-    raise InputError(f"there is no '{subject}'; name a model's folder, a sound file or one of {', '.join(BUNDLED)}.")
+        return describe_file(path)
+    raise InputError(
+        f"there is no '{subject}'; name a model's folder, a sound or picture file or one of {', '.join(BUNDLED)}."
+    )
 
 
 def describe_model(folder: Path) -> str:
@@ -73,26 +76,40 @@ def describe_model(folder: Path) -> str:
         lines.append(_component_line(whole))
     lines.append("")
     lines += _mel_lines(components)
+    lines += _image_lines(components)
     lines += [f"{key:24s}{value}" for key, value in facts.items()]
     lines.append(f"{'licence':24s}{licence(folder)}")
     return "\n".join(lines)
 
 
-def describe_sound(path: Path) -> str:
-    """The recipe that a generated file carries.
+def describe_file(path: Path) -> str:
+    """The recipe that a generated sound or picture carries.
 
     Raises:
-        InputError: if it carries none, or is no sound.
+        InputError: if it carries none, or is neither.
     """
-    from latentdiff.media.audio import inspect_audio, read_recipe
-
-    recipe = read_recipe(path)
+    with path.open("rb") as file:
+        is_png = file.read(len(PNG_SIGNATURE)) == PNG_SIGNATURE
+    recipe, (what, size) = _read_png(path) if is_png or path.suffix.lower() == ".png" else _read_sound(path)
     if recipe is None:
         raise InputError(f"{path} carries no recipe: latentdiff did not make it, or a program has removed it.")
-    facts = inspect_audio(path)
-    lines = [f"{'file':18s}{path}", f"{'length':18s}{facts.seconds:.3f} s at {facts.sampling_rate} Hz"]
+    lines = [f"{'file':18s}{path}", f"{what:18s}{size}"]
     # The recipe is as trustworthy as the file's sender, so what steers a terminal is shown as text.
     return "\n".join([*lines, *(f"{_plain(key):18s}{_plain(value)}" for key, value in recipe.items())])
+
+
+def _read_sound(path: Path) -> tuple[dict | None, tuple[str, str]]:
+    from latentdiff.media.audio import inspect_audio, read_recipe
+
+    recipe, facts = read_recipe(path), inspect_audio(path)
+    return recipe, ("length", f"{facts.seconds:.3f} s at {facts.sampling_rate} Hz")
+
+
+def _read_png(path: Path) -> tuple[dict | None, tuple[str, str]]:
+    from latentdiff.media.image import inspect_image, read_png_recipe
+
+    facts = inspect_image(path)
+    return read_png_recipe(path), ("size", f"{facts.width} x {facts.height} pixels")
 
 
 def read_component(folder: Path, name: str, kind: str) -> Component:
@@ -175,6 +192,12 @@ def _mel_lines(components: list[Component]) -> list[str]:
         return []
     rate = f"{'sampling rate':24s}{mel.get('sampling_rate', 'unknown')} Hz"
     return [rate, f"{'mel':24s}{', '.join(f'{key} {value}' for key, value in mel.items())}"]
+
+
+def _image_lines(components: list[Component]) -> list[str]:
+    """How pictures were framed for training, from the VAE that carries it."""
+    image = next((c.config["image"] for c in components if isinstance(c.config.get("image"), dict)), None)
+    return [f"{'pictures':24s}{', '.join(f'{key} {value}' for key, value in image.items())}"] if image else []
 
 
 def _plain(value: Any) -> str:

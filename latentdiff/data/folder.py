@@ -1,4 +1,4 @@
-"""Read a folder of captioned media: the `audiofolder` convention, or .txt files beside the media.
+"""Read a folder of captioned media: the `audiofolder` and `imagefolder` convention, or .txt files beside the media.
 
     metadata.csv            metadata.jsonl
     file_name,text          {"file_name": "1.wav", "text": "a dog barks"}
@@ -15,26 +15,39 @@ import io
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from latentdiff.errors import InputError
-from latentdiff.media.audio import READABLE_SUFFIXES, UNREADABLE_SUFFIXES
+from latentdiff.media import audio, image
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 CAPTION_KEYS = ("text", "caption")
-MEDIA_SUFFIXES = READABLE_SUFFIXES | UNREADABLE_SUFFIXES
+SUFFIXES = {
+    "audio": audio.READABLE_SUFFIXES | audio.UNREADABLE_SUFFIXES,
+    "image": image.READABLE_SUFFIXES | image.UNREADABLE_SUFFIXES,
+}
+"""Of the files of each kind; a folder holds one kind."""
 _NOT_A_CAPTION = frozenset({"nan", "none", "null", "<na>", "n/a"})  # what spreadsheets and pandas leave behind
 
 
 @dataclass(frozen=True)
 class Row:
-    """One media file with its wordings and, where the metadata has them, the names of what it holds."""
+    """One media file with its wordings and, where the metadata has them, the names of what it holds.
+
+    Args:
+        path: The file.
+        captions: Its wordings.
+        labels: Names of its sources.
+        attributes: Further names under names, such as ("gender", "woman").
+    """
 
     path: Path
     captions: tuple[str, ...]
     labels: tuple[str, ...] = ()
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,7 @@ class Listing:
     """What a folder's captions say before any media file is opened."""
 
     captions_from: str
+    kind: str = "audio"
     rows: list[Row] = field(default_factory=list)
     lines: dict[Path, int] = field(default_factory=dict)  # media file -> line of the metadata file that names it
     faults: list[Fault] = field(default_factory=list)
@@ -124,12 +138,28 @@ def list_folder(folder: str | Path, caption_key: str | None = None) -> Listing:
     return _list_sidecars(folder, media, caption_key)
 
 
+def kind_of(path: Path) -> str | None:
+    """Return "audio" or "image" by a file's suffix, or None for another one."""
+    return next((kind for kind, suffixes in SUFFIXES.items() if path.suffix.lower() in suffixes), None)
+
+
+def _settle_kind(listing: Listing, folder: Path, captioned: Iterable[Path]) -> None:
+    """Say what kind of media the captioned files are; those of another kind may lie beside them, without captions."""
+    counts = Counter(kind for path in captioned if (kind := kind_of(path)))
+    if len(counts) > 1:
+        detail = f"{counts['audio']} sounds and {counts['image']} pictures have captions: keep one kind"
+        listing.faults.append(Fault(folder, None, "two kinds of media", detail))
+        listing.rows.clear()
+    elif counts:
+        (listing.kind,) = counts
+
+
 def _media_files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders.sort()
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
         for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in MEDIA_SUFFIXES:
+            if not name.startswith(".") and kind_of(Path(name)):
                 yield Path(parent, name)
 
 
@@ -154,8 +184,9 @@ def _list_metadata(metadata: Path, media: list[Path], caption_key: str | None) -
         return listing
     listing.captions_from = f'{metadata.name}, column "{key}"'
     _collect_rows(listing, metadata, records, key)
+    _settle_kind(listing, metadata, listing.lines)
     # A line with a fault may have named its file: such a file is not reported a second time.
-    unlisted = (path for path in media if path not in listing.lines)
+    unlisted = (path for path in media if path not in listing.lines and kind_of(path) == listing.kind)
     listing.unlisted = [Fault(path, None, "no caption", f"{metadata.name} omits it") for path in unlisted]
     listing.faults.sort(key=lambda fault: fault.row or 0)
     return listing
@@ -177,7 +208,7 @@ def _collect_rows(listing: Listing, metadata: Path, records: Iterable[tuple[int,
             said_at.update({(path, text): line for text in new})
             old = rows.get(path, Row(path, ()))
             labels = tuple(dict.fromkeys(old.labels + _labels(record)))
-            rows[path] = Row(path, old.captions + new, labels)
+            rows[path] = Row(path, old.captions + new, labels, old.attributes or _attributes(record))
         except _LineError as error:
             listing.faults.append(Fault(metadata, line, error.reason, error.detail))
     listing.rows = list(rows.values())
@@ -303,6 +334,14 @@ def _labels(record: dict[str, object]) -> tuple[str, ...]:
     return tuple(str(name) for name in names if isinstance(name, str | int) and str(name).strip())
 
 
+def _attributes(record: dict[str, object]) -> tuple[tuple[str, str], ...]:
+    """Return what "attributes" holds, an object of texts; optional too."""
+    value = record.get("attributes")
+    return (
+        tuple((name, text) for name, text in value.items() if isinstance(text, str)) if isinstance(value, dict) else ()
+    )
+
+
 def _kind(value: object) -> str:
     words = {
         dict: "an object",
@@ -320,7 +359,12 @@ def _list_sidecars(folder: Path, media: list[Path], caption_key: str | None) -> 
     if caption_key or not any(sidecar.is_file() for sidecar in sidecars.values()):
         return Listing("nothing", faults=[_no_captions(folder, media, caption_key)])
     listing = Listing(captions_from=".txt files")
+    _settle_kind(listing, folder, (path for path, sidecar in sidecars.items() if sidecar.is_file()))
+    if listing.faults:
+        return listing
     for path, sidecar in sidecars.items():
+        if kind_of(path) != listing.kind:
+            continue
         if not sidecar.is_file():
             listing.faults.append(Fault(path, None, "no caption", f"there is no {sidecar.name} beside it"))
             continue

@@ -4,17 +4,23 @@ An item is drawn by a `Draw`: which row, and the seed of everything random about
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from latentdiff.config import DataConfig, Framing
 from latentdiff.data.folder import Row
+from latentdiff.data.scan import usable_rows
 from latentdiff.errors import InputError
 from latentdiff.media.audio import audio_seconds, read_audio
+from latentdiff.media.image import read_image
 
 
 class Draw(NamedTuple):
@@ -35,6 +41,18 @@ def split_rows(rows: list[Row], held_out: float) -> tuple[list[Row], list[Row]]:
     ranked = sorted(rows, key=lambda row: (hashlib.sha256(row.path.name.encode()).digest(), row.path))
     count = min(max(1, round(held_out * len(rows))), len(rows) - 1)
     return sorted(ranked[count:], key=lambda row: row.path), sorted(ranked[:count], key=lambda row: row.path)
+
+
+def split_usable(data: DataConfig) -> tuple[list[Row], list[Row]]:
+    """The rows to train on and the held-out ones, every file looked at: a part of the folder, or another folder.
+
+    Raises:
+        InputError: as `usable_rows`, and if there are too few.
+    """
+    rows = usable_rows(data)
+    if isinstance(data.held_out, Path):
+        return rows, usable_rows(data, data.held_out)
+    return split_rows(rows, data.held_out)
 
 
 class GlobalBatches(Sampler[list[Draw]]):
@@ -81,16 +99,14 @@ def _mix(seed: int, position: int) -> int:
 
 
 @dataclass(frozen=True)
-class WaveItems(Dataset[dict[str, Any]]):
-    """Crops of captioned recordings.
+class MediaItems(Dataset[dict[str, Any]], ABC):
+    """Crops of captioned files of one kind.
 
-    An item is ``wave`` (samples,) float32, ``caption`` str, ``row`` int. A longer file is cropped at a random
-    place, a shorter one ends in silence; an unreadable one raises, it is never replaced.
+    An item is ``media`` (a tensor of one shape for all), ``caption`` str, ``row`` int. Which part of a larger
+    file it shows is drawn at random; an unreadable file raises, it is never replaced.
     """
 
     rows: list[Row]
-    sampling_rate: int
-    samples: int
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -98,16 +114,70 @@ class WaveItems(Dataset[dict[str, Any]]):
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         row = self.rows[draw.row]
         rng = np.random.default_rng(draw.seed)
-        wave = self.crop(row, float(rng.random()))
+        media = self.crop(row, float(rng.random()))
         caption = row.captions[int(rng.integers(len(row.captions)))] if row.captions else ""
-        return {"wave": torch.from_numpy(wave), "caption": caption, "row": draw.row}
+        return {"media": torch.from_numpy(media), "caption": caption, "row": draw.row}
+
+    def stack(self, rows: list[Row]) -> Tensor:
+        """The standard crops of some rows as a batch, for all that must not depend on chance."""
+        return torch.from_numpy(np.stack([self.crop(row, self.places(row)[0]) for row in rows]))
+
+    @property
+    @abstractmethod
+    def facts(self) -> list[Any]:
+        """What a crop depends on beside its file, as plain values."""
+
+    @abstractmethod
+    def crop(self, row: Row, place: float) -> np.ndarray:
+        """One media of a file, from ``place`` (0 to 1) of what there is to choose from."""
+
+    @abstractmethod
+    def places(self, row: Row) -> list[float]:
+        """The places of the crops that show all of a file that matters, the standard one first."""
+
+
+@dataclass(frozen=True)
+class WaveItems(MediaItems):
+    """Crops of recordings, (samples,) float32; a shorter file ends in silence."""
+
+    sampling_rate: int
+    samples: int
+
+    @property
+    def facts(self) -> list[Any]:
+        return [self.sampling_rate, self.samples]
 
     def crop(self, row: Row, place: float = 0.0) -> np.ndarray:
-        """``samples`` samples of a file, from ``place`` (0 to 1) of what there is to choose from."""
+        """``samples`` samples of a file."""
         seconds = self.samples / self.sampling_rate
         start = place * max(0.0, audio_seconds(row.path) - seconds)
         wave, _ = read_audio(row.path, self.sampling_rate, start, seconds)
         return np.pad(wave[: self.samples], (0, max(0, self.samples - len(wave))))
+
+    def places(self, row: Row) -> list[float]:
+        """Evenly spread, so that the windows cover a file but for a quarter window; at most 16."""
+        seconds, window = audio_seconds(row.path), self.samples / self.sampling_rate
+        count = min(16, max(1, int(np.ceil(seconds / window - 0.25))))
+        return [i / max(1, count - 1) for i in range(count)]
+
+
+@dataclass(frozen=True)
+class PictureItems(MediaItems):
+    """Pictures as a framing has them, (C, H, W) uint8."""
+
+    framing: Framing
+
+    @property
+    def facts(self) -> list[Any]:
+        return [self.framing.model_dump(mode="json")]
+
+    def crop(self, row: Row, place: float = 0.5) -> np.ndarray:
+        """All of a picture, or the part of its longer side."""
+        return read_image(row.path, self.framing, place).transpose(2, 0, 1).copy()
+
+    def places(self, row: Row) -> list[float]:
+        """The middle."""
+        return [0.5]
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:

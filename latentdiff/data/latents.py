@@ -1,4 +1,4 @@
-"""The latent cache: every training window through the VAE once, mean and deviation kept, not one sample.
+"""The latent cache: every training crop through the VAE once, mean and deviation kept, not one sample.
 
 The file name is a hash of all that the latents depend on, so a stale cache is never read.
 """
@@ -19,11 +19,10 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from latentdiff.data.folder import Row
-from latentdiff.data.items import Draw, WaveItems
-from latentdiff.media.audio import audio_seconds
+from latentdiff.data.items import Draw, MediaItems
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Waveforms (B, S) -> posterior mean and deviation of z, (B, C, h, w) each."""
+"""A batch of media -> posterior mean and deviation of z, (B, C, h, w) each."""
 
 
 @dataclass(frozen=True)
@@ -55,45 +54,38 @@ class LatentItems(Dataset[dict[str, Any]]):
 
 
 def encode_rows(
-    waves: WaveItems, encode: Encode, folder: Path, key: dict[str, Any], device: torch.device
+    media: MediaItems, encode: Encode, folder: Path, key: dict[str, Any], device: torch.device
 ) -> LatentItems:
-    """Latents of all windows of all files, from the cache in ``folder`` if it holds exactly these.
+    """Latents of all crops of all files, from the cache in ``folder`` if it holds exactly these.
 
     Args:
-        waves: the files, their rate, and the window's length.
+        media: the files and how they are cropped.
         encode: the VAE, seen as a function.
         folder: where the cache lives.
         key: what else the latents depend on (the VAE's weights, the mel).
         device: where ``encode`` runs.
     """
-    files = [(row.path.name, row.path.stat().st_size, row.path.stat().st_mtime_ns) for row in waves.rows]
-    facts = json.dumps([key, waves.sampling_rate, waves.samples, files], sort_keys=True, default=str)
+    files = [(row.path.name, row.path.stat().st_size, row.path.stat().st_mtime_ns) for row in media.rows]
+    facts = json.dumps([key, *media.facts, files], sort_keys=True, default=str)
     path = folder / f"latents-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.safetensors"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         staging = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file(_encode_all(waves, encode, device), staging)
+        save_file(_encode_all(media, encode, device), staging)
         os.replace(staging, path)
     tensors = load_file(path)
-    return LatentItems(waves.rows, tensors["owner"], tensors["mean"].float(), tensors["deviation"].float())
+    return LatentItems(media.rows, tensors["owner"], tensors["mean"].float(), tensors["deviation"].float())
 
 
 @torch.no_grad()
-def _encode_all(waves: WaveItems, encode: Encode, device: torch.device) -> dict[str, Tensor]:
-    windows = [(row, place) for row in range(len(waves.rows)) for place in _places(waves, waves.rows[row])]
+def _encode_all(media: MediaItems, encode: Encode, device: torch.device) -> dict[str, Tensor]:
+    crops = [(row, place) for row in range(len(media.rows)) for place in media.places(media.rows[row])]
     means, deviations = [], []
-    for start in tqdm(range(0, len(windows), 32), desc="encoding"):
-        part = windows[start : start + 32]
-        wave = np.stack([waves.crop(waves.rows[row], place) for row, place in part])
-        mean, deviation = encode(torch.from_numpy(wave).to(device))
+    for start in tqdm(range(0, len(crops), 32), desc="encoding"):
+        part = crops[start : start + 32]
+        batch = np.stack([media.crop(media.rows[row], place) for row, place in part])
+        mean, deviation = encode(torch.from_numpy(batch).to(device))
         means.append(mean.half().cpu())
         deviations.append(deviation.half().cpu())
-    owner = torch.tensor([row for row, _ in windows])
+    owner = torch.tensor([row for row, _ in crops])
     return {"owner": owner, "mean": torch.cat(means), "deviation": torch.cat(deviations)}
-
-
-def _places(waves: WaveItems, row: Row) -> list[float]:
-    """Evenly spread places (0 to 1) of the windows that cover a file but for a quarter window; at most 16."""
-    seconds, window = audio_seconds(row.path), waves.samples / waves.sampling_rate
-    count = min(16, max(1, int(np.ceil(seconds / window - 0.25))))
-    return [i / max(1, count - 1) for i in range(count)]

@@ -1,4 +1,4 @@
-"""Check a folder of captioned audio before training: every caption and every sample of every file.
+"""Check a folder of captioned media before training: every caption and every sample or pixel of every file.
 
 A fault leaves the file out; a note is worth knowing and leaves it in. Nothing is repaired or replaced.
 """
@@ -8,22 +8,27 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from latentdiff.config import DataConfig
+from latentdiff.config import DataConfig, ImageData
 from latentdiff.data.folder import Fault, Row, list_folder
 from latentdiff.errors import InputError
-from latentdiff.media.audio import AudioFacts, BrokenAudioError, inspect_audio
+from latentdiff.media.audio import AudioFacts, inspect_audio
+from latentdiff.media.files import BrokenMediaError
+from latentdiff.media.image import ImageFacts, inspect_image
 
 logger = logging.getLogger(__name__)
 
 SILENT_PEAK = 1e-3  # -60 dB of full scale
 CLIPPED_SHARE = 1e-3  # of all samples at full scale; a normalised clip has a handful
+INSPECT: dict[str, Callable[[Path], AudioFacts | ImageFacts]] = {"audio": inspect_audio, "image": inspect_image}
 
 
 @dataclass
@@ -33,20 +38,26 @@ class ScanReport:
     Args:
         folder: The folder scanned.
         captions_from: Where the captions come from, metadata column or .txt files.
+        kind: "audio" or "image".
         rows: The files without fault, with their captions.
         seconds: Total duration of those files.
         sampling_rates: Sampling rate in Hz to number of files.
         channels: Channel count to number of files.
+        sizes: "width x height" of pictures to number of files.
+        modes: Pillow's mode of pictures to number of files.
         faults: What is wrong.
-        notes: What is unusual in the files kept: silence, clipping, many channels.
+        notes: What is unusual in the files kept: silence, clipping, many channels, many frames.
     """
 
     folder: Path
     captions_from: str
+    kind: str = "audio"
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
     sampling_rates: Counter[int] = field(default_factory=Counter)
     channels: Counter[int] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)
+    modes: Counter[str] = field(default_factory=Counter)
     faults: list[Fault] = field(default_factory=list)
     notes: list[Fault] = field(default_factory=list)
 
@@ -80,10 +91,17 @@ class ScanReport:
             f"Folder           {self.folder}",
             f"Captions from    {self.captions_from}",
             f"Usable files     {len(self.rows)}",
-            f"Duration         {self.seconds:.1f} s in all",
-            f"Sampling rates   {_histogram(self.sampling_rates, ' Hz')}",
-            f"Channels         {_histogram(self.channels)}",
         ]
+        if self.kind == "image":
+            most = ", ".join(f"{size}: {count}" for size, count in self.sizes.most_common(8)) or "-"
+            others = f", {len(self.sizes) - 8} other sizes" if len(self.sizes) > 8 else ""
+            lines += [f"Pixels           {most}{others}", f"Modes            {_histogram(self.modes)}"]
+        else:
+            lines += [
+                f"Duration         {self.seconds:.1f} s in all",
+                f"Sampling rates   {_histogram(self.sampling_rates, ' Hz')}",
+                f"Channels         {_histogram(self.channels)}",
+            ]
         if captions:
             length = f"{min(words)} to {max(words)} words, mean {sum(words) / len(words):.1f}"
             lines.append(f"Captions         {len(captions)}, {len(set(captions))} different, {length}")
@@ -104,7 +122,7 @@ class ScanReport:
 
 
 def scan_folder(folder: str | Path, caption_key: str | None = None) -> ScanReport:
-    """Read all captions and decode all files of a folder of audio.
+    """Read all captions and decode all files of a folder of sounds or of pictures.
 
     Args:
         folder: Folder as `read_folder` takes it.
@@ -114,35 +132,48 @@ def scan_folder(folder: str | Path, caption_key: str | None = None) -> ScanRepor
         InputError: There is no such folder; every other fault is in the report.
     """
     listing = list_folder(folder, caption_key)
-    report = ScanReport(Path(folder), listing.captions_from)
+    report = ScanReport(Path(folder), listing.captions_from, listing.kind)
     report.faults = listing.faults + listing.unlisted
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding runs outside the interpreter lock
-        verdicts = pool.map(_inspect, (row.path for row in listing.rows))
+        verdicts = pool.map(partial(_inspect, INSPECT[listing.kind]), (row.path for row in listing.rows))
         shown = tqdm(verdicts, "scan", len(listing.rows), unit="file", disable=None)  # only on a terminal
         for row, verdict in zip(listing.rows, shown, strict=True):
             line = listing.lines.get(row.path)
-            if isinstance(verdict, BrokenAudioError):
+            if isinstance(verdict, BrokenMediaError):
                 report.faults.append(Fault(row.path, line, verdict.reason, verdict.detail))
                 continue
             report.rows.append(row)
-            report.seconds += verdict.seconds
-            report.sampling_rates[verdict.sampling_rate] += 1
-            report.channels[verdict.channels] += 1
             report.notes += [Fault(row.path, line, *note) for note in _notes(verdict)]
+            if isinstance(verdict, ImageFacts):
+                report.sizes[f"{verdict.width} x {verdict.height}"] += 1
+                report.modes[verdict.mode] += 1
+            else:
+                report.seconds += verdict.seconds
+                report.sampling_rates[verdict.sampling_rate] += 1
+                report.channels[verdict.channels] += 1
     return report
 
 
-def usable_rows(data: DataConfig) -> list[Row]:
-    """The rows to train on, after every caption and every sample has been looked at.
+def usable_rows(data: DataConfig, folder: Path | None = None) -> list[Row]:
+    """The rows to train on, after every caption and every file has been looked at.
 
     What is wrong is logged by file, row and reason. Files that the metadata does not name are no fault here:
     a list may be a part of a folder.
 
+    Args:
+        data: What is asked of the folder.
+        folder: Another folder than ``data.path``, of which the same is asked.
+
     Raises:
-        InputError: More than ``data.max_bad_fraction`` of the folder is faulty, or nothing is usable.
+        InputError: The folder holds the other kind of media, more than ``data.max_bad_fraction`` of it is faulty,
+            or nothing is usable.
     """
-    report = scan_folder(data.path, data.caption_key)
-    unlisted = list_folder(data.path, data.caption_key).unlisted
+    folder = folder or data.path
+    report = scan_folder(folder, data.caption_key)
+    kind = "image" if isinstance(data, ImageData) else "audio"
+    if report.rows and report.kind != kind:
+        raise InputError(f"{folder} holds {report.kind} files, and data.kind is {kind}; name another folder or kind.")
+    unlisted = list_folder(folder, data.caption_key).unlisted
     report.faults = [fault for fault in report.faults if fault not in unlisted]
     for fault in report.faults:
         logger.warning("left out of training: %s", fault)
@@ -150,14 +181,24 @@ def usable_rows(data: DataConfig) -> list[Row]:
     return report.rows
 
 
-def _inspect(path: Path) -> AudioFacts | BrokenAudioError:
+def _inspect(
+    inspect: Callable[[Path], AudioFacts | ImageFacts], path: Path
+) -> AudioFacts | ImageFacts | BrokenMediaError:
     try:
-        return inspect_audio(path)
-    except BrokenAudioError as error:
+        return inspect(path)
+    except BrokenMediaError as error:
         return error
 
 
-def _notes(facts: AudioFacts) -> Iterable[tuple[str, str]]:
+def _notes(facts: AudioFacts | ImageFacts) -> Iterator[tuple[str, str]]:
+    if isinstance(facts, ImageFacts):
+        if facts.frames > 1:
+            yield "several frames", f"{facts.frames} of them; the first is used"
+        if facts.mode.startswith("I;16"):
+            yield "16 bits", "rounded to 8"
+        if facts.mode == "CMYK":
+            yield "for print", "CMYK, converted to RGB without a colour profile"
+        return
     if facts.peak < SILENT_PEAK:
         yield "silent", f"no sample above {facts.peak:.2g} of full scale"
     if facts.clipped > CLIPPED_SHARE:
@@ -170,5 +211,5 @@ def _counts(findings: list[Fault]) -> list[tuple[str, int]]:
     return Counter(finding.reason for finding in findings).most_common()
 
 
-def _histogram(counts: Counter[int], unit: str = "") -> str:
+def _histogram(counts: Counter[Any], unit: str = "") -> str:
     return ", ".join(f"{value}{unit}: {count}" for value, count in sorted(counts.items())) or "-"

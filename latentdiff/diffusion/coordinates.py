@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from latentdiff.diffusion.schedule import DiscreteSchedule
+from latentdiff.errors import InputError
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(z_t, t) -> the network's prediction, (B, ...)."""
@@ -104,16 +105,19 @@ def posterior_variances(schedule: DiscreteSchedule) -> Tensor:
 
 
 def reverse_log_variance(
-    schedule: DiscreteSchedule, t: int, variance: Variance, learned: Tensor | None = None
+    schedule: DiscreteSchedule, t: int | Tensor, variance: Variance, like: Tensor, learned: Tensor | None = None
 ) -> Tensor:
-    """log variance of p(z_t-1 | z_t), a scalar, or (B, ...) where learned.
+    """log variance of p(z_t-1 | z_t), (B or 1, 1, ...) with as many dimensions as ``like``, or (B, ...) where learned.
 
     Args:
-        t: Index of the step.
+        t: Index of the step, one for all or (B,).
         learned: For ``learned_range`` the network's second half, v in [-1, 1]: with f = (v + 1) / 2 it is
             f log beta_t + (1 - f) log posterior variance (improved DDPM, equation 15).
     """
-    large, small = schedule.betas[t].log(), posterior_variances(schedule)[t].log()
+    index = torch.as_tensor(t).reshape(-1)
+    large, small = (
+        column(values.to(index.device)[index].log(), like) for values in (schedule.betas, posterior_variances(schedule))
+    )
     match variance:
         case "fixed_large":
             return large
@@ -126,7 +130,7 @@ def reverse_log_variance(
 
 def reverse_step(
     schedule: DiscreteSchedule,
-    t: int,
+    t: int | Tensor,
     output: Tensor,
     z_t: Tensor,
     prediction: Coordinate,
@@ -135,14 +139,38 @@ def reverse_step(
     """Mean and log variance of p(z_t-1 | z_t) = q(z_t-1 | z_t, z_0 = the predicted one) (DDPM, section 3.2).
 
     Args:
-        t: Index of the step, the same for the batch; index 0 leads to the data.
+        t: Index of the step, one for all or (B,); index 0 leads to the data.
         output: The network's output (B, C, ...), or (B, 2 C, ...) with a learned variance.
     """
     learned = None
     if variance == "learned_range":
         output, learned = output.chunk(2, dim=1)
-    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), schedule.alpha_bar])
-    alpha_bar_s, alpha_bar_t = alpha_bar[t : t + 1], alpha_bar[t + 1 : t + 2]
-    z_0, _ = z_0_and_eps(output, z_t, alpha_bar_t, prediction)
-    mean, _ = posterior(z_0, z_t, alpha_bar_t, alpha_bar_s)
-    return mean, reverse_log_variance(schedule, t, variance, learned).to(z_t.device)
+    index = torch.as_tensor(t).reshape(-1)
+    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), schedule.alpha_bar]).to(index.device)
+    z_0, _ = z_0_and_eps(output, z_t, alpha_bar[index + 1], prediction)
+    mean, _ = posterior(z_0, z_t, alpha_bar[index + 1], alpha_bar[index])
+    return mean, reverse_log_variance(schedule, index, variance, z_t, learned)
+
+
+def ddim_step(value: Tensor, z_t: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor, coordinate: Coordinate) -> Tensor:
+    """z_s at the same z_0 and eps as the prediction has at z_t (DDIM, equation 12 with eta = 0).
+
+    One Euler step of the probability-flow ODE, (B, ...), to any other level s.
+    """
+    return diffuse(*z_0_and_eps(value, z_t, alpha_bar_t, coordinate), alpha_bar_s)
+
+
+def check_prediction(prediction: Coordinate, alpha_bar: Tensor) -> None:
+    """Refuse to read the data off a z_T that holds nothing of them.
+
+    Args:
+        alpha_bar: (T,).
+
+    Raises:
+        InputError: if the last one is 0 and the prediction is eps or the score.
+    """
+    if prediction in ("epsilon", "score") and alpha_bar[-1] == 0:
+        raise InputError(
+            f"the schedule ends without any signal (zero terminal snr), where '{prediction}' says nothing of the data; "
+            "use v_prediction."
+        )

@@ -21,6 +21,7 @@ from latentdiff.diffusion.coordinates import (
     Coordinate,
     Denoise,
     Variance,
+    check_prediction,
     column,
     convert,
     diffuse,
@@ -28,7 +29,7 @@ from latentdiff.diffusion.coordinates import (
     posterior_variances,
     reverse_step,
 )
-from latentdiff.diffusion.schedule import DiscreteSchedule, NoiseSchedule, time_of_log_snr
+from latentdiff.diffusion.schedule import DiscreteSchedule, NoiseSchedule, check_increasing, time_of_log_snr
 from latentdiff.errors import InputError
 
 Dequantisation = Literal["none", "discretised", "uniform"]
@@ -142,23 +143,42 @@ def vlb(
     Raises:
         InputError: if the data do not fit the decoder or the prediction cannot be read off z_T.
     """
-    if prediction in ("epsilon", "score") and schedule.alpha_bar[-1] == 0:
-        raise InputError(f"the schedule ends without any signal, where '{prediction}' says nothing of the data; use v.")
+    check_prediction(prediction, schedule.alpha_bar)
     steps = []
-    for t in reversed(range(len(schedule.betas))):
-        alpha_bar_t = schedule.alpha_bar[t : t + 1]
-        z_t = diffuse(x_0.double(), _noise(x_0, generator), alpha_bar_t)
-        times = torch.full((len(x_0),), t, device=x_0.device)
-        output = denoise(z_t.to(x_0.dtype), times).double()
-        mean, log_variance = reverse_step(schedule, t, output, z_t, prediction, variance)
-        if t == 0:
-            l_0 = _reconstruction(x_0, mean, log_variance, dequantisation)
-            break
-        true_mean, true_variance = posterior(x_0.double(), z_t, alpha_bar_t, schedule.alpha_bar[t - 1 : t])
-        steps.append(_sum(gaussian_kl(true_mean, true_variance.log(), mean, log_variance)))
-    middle = torch.stack(steps[::-1], dim=1) if steps else l_0.new_zeros(len(x_0), 0)
-    terms = {"L_T": prior_kl(x_0, schedule.alpha_bar[-1:]), "L_t-1": middle, "L_0": l_0}
+    for step in reversed(range(len(schedule.betas))):
+        t = torch.full((len(x_0),), step, device=x_0.device)
+        z_t = diffuse(x_0.double(), _noise(x_0, generator), schedule.alpha_bar[step : step + 1])
+        output = denoise(z_t.to(x_0.dtype), t)
+        steps.append(vlb_term(schedule, t, output, z_t, x_0, prediction, variance, dequantisation))
+    middle = torch.stack(steps[-2::-1], dim=1) if len(steps) > 1 else steps[-1].new_zeros(len(x_0), 0)
+    terms = {"L_T": prior_kl(x_0, schedule.alpha_bar[-1:]), "L_t-1": middle, "L_0": steps[-1]}
     return Likelihood(terms, x_0[0].numel(), dequantisation)
+
+
+def vlb_term(
+    schedule: DiscreteSchedule,
+    t: Tensor,
+    output: Tensor,
+    z_t: Tensor,
+    x_0: Tensor,
+    prediction: Coordinate,
+    variance: Variance,
+    dequantisation: Dequantisation,
+) -> Tensor:
+    """L_t-1, or L_0 where t is 0, in nats (B,); the network's output (B, C or 2 C, ...) has a gradient."""
+    x, z_t = x_0.double(), z_t.double()
+    mean, log_variance = reverse_step(schedule, t, output.double(), z_t, prediction, variance)
+    log_variance = log_variance.expand_as(mean)
+    nats = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    last, rest = (t == 0).nonzero()[:, 0], (t > 0).nonzero()[:, 0]
+    if len(rest):
+        alpha_bar, t = schedule.alpha_bar.to(t.device), t[rest]
+        true_mean, true_variance = posterior(x[rest], z_t[rest], alpha_bar[t], alpha_bar[t - 1])
+        kl = gaussian_kl(true_mean, true_variance.log(), mean[rest], log_variance[rest])
+        nats = nats.index_put((rest,), _sum(kl))
+    if len(last):
+        nats = nats.index_put((last,), decoder_nats(x_0[last], mean[last], log_variance[last], dequantisation))
+    return nats
 
 
 def antithetic_times(batch: int, generator: torch.Generator) -> Tensor:
@@ -189,20 +209,36 @@ def continuous_bound(
         The terms "prior", "diffusion" and "reconstruction" (B,). The batch shares its antithetic t, so the standard
         error of "diffusion" is rather too large than too small.
     """
-    x = x_0.double()
-    first, last = _end_levels(schedule, x_0.device)
-    z_first = diffuse(x, _noise(x_0, generator), torch.sigmoid(-first))
-    reconstruction = _reconstruction(x_0, z_first / torch.sigmoid(-first).sqrt(), first, dequantisation)
-    diffusion = torch.zeros_like(reconstruction)
+    check_increasing(schedule)
+    terms = end_terms(schedule, x_0, _noise(x_0, generator), dequantisation)
+    terms["diffusion"] = torch.zeros_like(terms["prior"])
     for _ in range(draws):
         t = antithetic_times(len(x_0), generator).to(x_0.device) * schedule.t_end
         gamma, slope = torch.func.jvp(schedule.gamma, (t,), (torch.full_like(t, schedule.t_end),))[:2]
-        alpha_bar_t, eps = torch.sigmoid(-gamma.double()), _noise(x_0, generator)
-        z_t = diffuse(x, eps, alpha_bar_t)
-        guess = convert(denoise(z_t.to(x_0.dtype), t).double(), z_t, alpha_bar_t, prediction, "epsilon")
-        diffusion += 0.5 * slope * _sum((eps - guess).square()) / draws
-    terms = {"prior": prior_kl(x_0, torch.sigmoid(-last)), "diffusion": diffusion, "reconstruction": reconstruction}
+        eps = _noise(x_0, generator)
+        terms["diffusion"] += diffusion_term(gamma, slope, denoise, x_0, t, eps, prediction) / draws
     return Likelihood(terms, x_0[0].numel(), dequantisation)
+
+
+def end_terms(schedule: NoiseSchedule, x_0: Tensor, eps: Tensor, dequantisation: Dequantisation) -> dict[str, Tensor]:
+    """The terms "prior" and "reconstruction" of VDM's bound, nats (B,), for one draw of eps (B, ...).
+
+    Their gradient reaches a learned schedule's ends.
+    """
+    first, last = _end_levels(schedule, x_0.device)
+    z_first = diffuse(x_0.double(), eps.double(), torch.sigmoid(-first))
+    reconstruction = decoder_nats(x_0, z_first / torch.sigmoid(-first).sqrt(), first, dequantisation)
+    return {"prior": prior_kl(x_0, torch.sigmoid(-last)), "reconstruction": reconstruction}
+
+
+def diffusion_term(
+    gamma: Tensor, slope: Tensor, denoise: Denoise, x_0: Tensor, t: Tensor, eps: Tensor, prediction: Coordinate
+) -> Tensor:
+    """1/2 gamma'(t) |eps - eps_theta(z_t, t)|^2 in nats (B,), with gamma and its slope at t (B,)."""
+    alpha_bar_t, eps = torch.sigmoid(-gamma.double()), eps.double()
+    z_t = diffuse(x_0.double(), eps, alpha_bar_t)
+    guess = convert(denoise(z_t.to(x_0.dtype), t).double(), z_t, alpha_bar_t, prediction, "epsilon")
+    return 0.5 * slope * _sum((eps - guess).square())
 
 
 def ode_likelihood(
@@ -283,16 +319,23 @@ def _divergence(dz: Tensor, z: Tensor, directions: list[Tensor]) -> Tensor:
     return torch.stack([_sum(product) for product in products]).sum(0)
 
 
-def _reconstruction(x_0: Tensor, mean: Tensor, log_variance: Tensor, dequantisation: Dequantisation) -> Tensor:
+def decoder_nats(x_0: Tensor, mean: Tensor, log_variance: Tensor, dequantisation: Dequantisation) -> Tensor:
     """-log p(x_0 | mean, variance) in nats (B,)."""
     decoder = discretised_log_likelihood if dequantisation == "discretised" else gaussian_log_likelihood
     return -_sum(decoder(x_0, mean, log_variance))
 
 
 def _end_levels(schedule: NoiseSchedule, device: torch.device) -> Tensor:
-    """gamma at the first and the last time, (2, 1) float64."""
+    """gamma at the first and the last time, (2, 1) float64.
+
+    Raises:
+        InputError: if one of them is not finite.
+    """
     ends = torch.tensor([[0.0], [schedule.t_end]], dtype=torch.float64, device=device)
-    return schedule.gamma(ends).detach().double()
+    gamma = schedule.gamma(ends).double()
+    if not gamma.isfinite().all():
+        raise InputError("the schedule begins without noise or ends without signal, so its log-snr is not finite.")
+    return gamma
 
 
 def _check_grid(x_0: Tensor) -> None:

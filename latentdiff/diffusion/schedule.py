@@ -8,6 +8,7 @@ Time is an index 0 .. T-1, as in diffusers, where a schedule is discrete (index 
 [0, 1] where it is continuous. gamma = -log snr, as in VDM, is how either says its noise at any real t.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,8 @@ CONFIG_KEYS = (
     "rescale_betas_zero_snr",
 )
 """The keys of a diffusers scheduler's configuration that fix its betas."""
+LEAST_ALPHA_BAR = 2.0**-24
+"""What diffusers' solvers in sigma put in the place of a last alpha_bar of 0, where sigma would be infinite."""
 
 
 class NoiseSchedule(Protocol):
@@ -117,7 +120,13 @@ class DiscreteSchedule:
             if not 0 < process.get(key, 0.01) < 1:
                 raise InputError(f"{key} is {process[key]}; betas lie in (0, 1).")
         try:
-            return cls(DDPMScheduler(**process).betas)
+            betas = DDPMScheduler(**{**process, "rescale_betas_zero_snr": False}).betas.double()
+            rescale = process.get("rescale_betas_zero_snr", False)
+            if rescale and trained is not None and torch.log1p(-betas).sum() <= math.log(1.01 * LEAST_ALPHA_BAR):
+                betas[-1] = 1.0  # these have been rescaled already, by `to_config` or by `make_scheduler`
+            elif rescale:
+                betas = DDPMScheduler(**process).betas
+            return cls(betas)
         except NotImplementedError:
             raise InputError(f"beta_schedule '{process['beta_schedule']}' is not one that diffusers knows.") from None
 
@@ -144,8 +153,21 @@ class DiscreteSchedule:
         return cls(-torch.expm1(log_alpha_bar.diff(prepend=torch.zeros(1, dtype=torch.float64))))
 
     def to_config(self) -> dict[str, Any]:
-        """The keys with which any diffusers scheduler runs this process (it holds betas in float32)."""
-        return {"num_train_timesteps": len(self.betas), "trained_betas": self.betas.tolist()}
+        """The keys with which any diffusers scheduler runs this process (it holds betas in float32).
+
+        Zero terminal snr is said as well: the solvers in sigma must know (and rescaling once more changes nothing).
+        """
+        config: dict[str, Any] = {"num_train_timesteps": len(self.betas), "trained_betas": self.betas.tolist()}
+        if self.betas[-1] == 1:
+            config["rescale_betas_zero_snr"] = True
+        return config
+
+    def lifted(self) -> "DiscreteSchedule":
+        """The same with a last alpha_bar of `LEAST_ALPHA_BAR` where it was 0, for what has to divide by it."""
+        if self.betas[-1] < 1:
+            return self
+        before = self.alpha_bar[-2] if len(self.betas) > 1 else torch.ones((), dtype=torch.float64)
+        return DiscreteSchedule(torch.cat([self.betas[:-1], (1 - LEAST_ALPHA_BAR / before).reshape(1)]))
 
     @cached_property
     def alpha_bar(self) -> Tensor:
@@ -198,6 +220,23 @@ class LogLinearSchedule:
     def gamma(self, t: Tensor) -> Tensor:
         """-log snr at t in [0, 1]."""
         return self.gamma_min + (self.gamma_max - self.gamma_min) * t
+
+
+def check_increasing(schedule: NoiseSchedule) -> None:
+    """Refuse a schedule with less noise at a later time, judged at 1,001 times.
+
+    Raises:
+        InputError: if gamma falls or stands still anywhere, or is not a number.
+    """
+    times = torch.linspace(0, schedule.t_end, 1001, dtype=torch.float64)
+    gamma = schedule.gamma(times).detach()
+    wrong = ~(gamma.diff() > 0)
+    if schedule.t_end > 0 and wrong.any():
+        i = int(wrong.nonzero()[0])
+        raise InputError(
+            f"the noise schedule is not monotone: gamma = -log snr goes from {gamma[i]:g} to {gamma[i + 1]:g} "
+            f"between t = {times[i]:g} and {times[i + 1]:g}, but noise must grow with t."
+        )
 
 
 def snr(alpha_bar: Tensor) -> Tensor:

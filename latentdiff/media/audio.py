@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import numpy as np
 import soundfile
 
 from latentdiff.errors import InputError
+from latentdiff.media.files import BrokenMediaError, write_whole
 from latentdiff.media.headers import (
     cut_in_log,
     first_bytes_fault,
@@ -45,11 +44,8 @@ _MP3_SLACK = 2 * 1152  # frames; encoders may count their tag's frame, and 128 b
 _CLIPPED_LEVEL = 0.999
 
 
-class BrokenAudioError(InputError):
-    """An audio file that cannot be used: `reason` is one of a few fixed phrases, `detail` what was seen."""
-
-    reason = ""
-    detail = ""
+class BrokenAudioError(BrokenMediaError):
+    """An audio file that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +171,7 @@ def write_audio(
         raise InputError(f"{path} exists: choose another name or ask to overwrite it.")
     # ASCII, because nothing says how a WAV comment is encoded and a prompt from a shell may not be UTF-8.
     comment = None if recipe is None else json.dumps(recipe)
-    _write_whole(path, _encode(wave, sampling_rate, path.suffix.lower(), comment))
+    write_whole(path, _encode(wave, sampling_rate, path.suffix.lower(), comment))
     return path
 
 
@@ -226,15 +222,12 @@ def save_spectrogram(path_png: str | Path, wave: np.ndarray, sampling_rate: int)
     figure.colorbar(picture, ax=axes, label="dB of full scale")
     png = io.BytesIO()
     figure.savefig(png, format="png")  # draws with Agg whatever the display
-    _write_whole(Path(path_png), png.getvalue())
+    write_whole(Path(path_png), png.getvalue())
     return Path(path_png)
 
 
 def _broken(path: Path, reason: str, detail: str = "") -> BrokenAudioError:
-    # The message is the one constructor argument, so that the error survives the way out of a loader process.
-    error = BrokenAudioError(f"Cannot use the audio file {path}: {reason}{f' ({detail})' if detail else ''}.")
-    error.reason, error.detail = reason, detail
-    return error
+    return BrokenAudioError.of(path, "audio file", reason, detail)
 
 
 @contextmanager
@@ -332,19 +325,3 @@ def _encode(wave: np.ndarray, sampling_rate: int, suffix: str, comment: str | No
     if comment is not None and container == "WAV":
         return with_wav_comment(buffer.getvalue(), comment)
     return buffer.getvalue()
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write under a temporary name in the same folder, then move: never half a file under `path`."""
-    temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror or error}.") from None
-    finally:
-        with suppress(OSError):  # there is none after the move, or no folder to hold it
-            temporary.unlink()

@@ -32,7 +32,7 @@ def first_bytes_fault(path: Path) -> tuple[str, str] | None:
         if not head:
             return "empty file", "0 bytes"
         if _WEB_PAGE.match(head):
-            return "a web page, not audio", "a download that went wrong"
+            return "a web page, not media", "a download that went wrong"
         file.seek(0)
         for name, at, _ in _riff_chunks(file):
             if name == b"fmt ":

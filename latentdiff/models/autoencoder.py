@@ -9,7 +9,7 @@ from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDis
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor, nn
 
-from latentdiff.config import AutoencoderConfig, KLAutoencoderConfig
+from latentdiff.config import AutoencoderConfig, Framing, KLAutoencoderConfig
 from latentdiff.media.mel import MelConfig
 
 
@@ -51,6 +51,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         depth: residual blocks a resolution.
         scaling_factor: z given to the denoiser is this times the latent (1 / its deviation on the data).
         mel: the `MelConfig` fields of x, when x is a mel.
+        image: the `Framing` fields of x, when x is a picture.
     """
 
     config_name = "config.json"
@@ -65,6 +66,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         depth: int = 2,
         scaling_factor: float = 1.0,
         mel: dict[str, Any] | None = None,
+        image: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         p, half = patch_size, patch_size // 2
@@ -130,9 +132,14 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
 Autoencoder: TypeAlias = PatchAutoencoder | AutoencoderKL
 
 
-def build_autoencoder(config: AutoencoderConfig, in_channels: int, mel: MelConfig | None) -> Autoencoder:
-    """A new autoencoder of x with ``in_channels`` channels."""
-    definition = mel.to_dict() if mel else None
+def build_autoencoder(
+    config: AutoencoderConfig, in_channels: int, mel: MelConfig | None, image: Framing | None = None
+) -> Autoencoder:
+    """A new autoencoder of x with ``in_channels`` channels, which carries what x is."""
+    definition = {
+        "mel": mel.to_dict() if mel else None,
+        "image": image.model_dump(mode="json") if image else None,
+    }
     if isinstance(config, KLAutoencoderConfig):
         depth = len(config.block_out_channels)
         vae = AutoencoderKL(
@@ -145,7 +152,7 @@ def build_autoencoder(config: AutoencoderConfig, in_channels: int, mel: MelConfi
             latent_channels=config.latent_channels,
             norm_num_groups=config.norm_num_groups,
         )
-        vae.register_to_config(mel=definition)
+        vae.register_to_config(**definition)
         return vae
     return PatchAutoencoder(
         in_channels=in_channels,
@@ -153,7 +160,7 @@ def build_autoencoder(config: AutoencoderConfig, in_channels: int, mel: MelConfi
         patch_size=config.patch_size,
         width=config.width,
         depth=config.depth,
-        mel=definition,
+        **definition,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
+from transformers import ClapModel
 
 from latentdiff.errors import InputError
 from latentdiff.models.clap import embed_text
@@ -26,9 +27,13 @@ class GenerationError(RuntimeError):
 
 
 class LatentDiffusionPipeline(DiffusionPipeline):
-    """Prompt -> tau -> z_0, whatever the medium. The subclasses decode z_0."""
+    """Prompt -> tau -> z_0, whatever the medium. The subclasses say how large z is, and decode z_0."""
 
     _callback_tensor_inputs = ["latents"]
+    clap: ClapModel | None = None
+    """Only the pipeline of sounds has one."""
+    made = "media"
+    """What it makes, in the words of an error."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
@@ -56,6 +61,49 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             pooled = embed_text(self.clap, *tokenize(self.clap_tokenizer, prompts)).to(self.unet.dtype)
             return Conditioning(tau.tokens, tau.mask, pooled)
         return mean_of_tokens(tau) if self.unet.config.class_embed_type else tau
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: list[str],
+        size: tuple[int, int],
+        each: int,
+        steps: int | None,
+        guidance_scale: float | None,
+        negative_prompt: str | list[str] | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+        latents: Tensor | None,
+        callback: Callback | None,
+    ) -> Tensor:
+        """z_0 (B, C, h, w) of prompts, ``each`` of every prompt, one after the other.
+
+        Args:
+            prompts: checked ones.
+            size: (h, w) of the latent.
+            each: media of each prompt.
+            steps: sampling steps; None takes the model's default.
+            guidance_scale: classifier-free guidance, 1 or less turns it off; None takes the model's default.
+            negative_prompt: one for all or one for each prompt; None is the empty caption.
+            generator: one for all, or one for each medium.
+            latents: unit noise to start from.
+            callback: diffusers' callback.
+
+        Raises:
+            InputError: for a bad argument, before anything is computed.
+        """
+        steps = self.config.default_steps if steps is None else steps
+        guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
+        if steps < 1:
+            raise InputError(f"{steps} steps cannot be taken; give at least 1.")
+        if each < 1:
+            raise InputError(f"{each} {self.made} a prompt cannot be made; give at least 1.")
+        negative = None
+        if guidance > 1:
+            negatives = _one_for_each(negative_prompt, len(prompts))
+            negative = self.encode_prompt([text for text in negatives for _ in range(each)])
+        prompts = [text for text in prompts for _ in range(each)]
+        z = self.draw_latents((len(prompts), self.unet.config.in_channels, *size), generator, latents)
+        return self.denoise(z, self.encode_prompt(prompts), negative, guidance, steps, generator, callback)
 
     @torch.no_grad()
     def denoise(
@@ -112,11 +160,30 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             return given.to(device, dtype)
         if isinstance(generator, list):
             if len(generator) != shape[0]:
-                raise InputError(f"{len(generator)} generators were given for {shape[0]} media; give one for each.")
+                given_for = f"{len(generator)} generators were given for {shape[0]} {self.made}"
+                raise InputError(f"{given_for}; give one for each.")
             noise = [torch.randn(shape[1:], generator=g, device=g.device, dtype=torch.float32) for g in generator]
             return torch.stack([part.to(device, dtype) for part in noise])
         source = generator.device if generator is not None else device
         return torch.randn(shape, generator=generator, device=source, dtype=torch.float32).to(device, dtype)
+
+
+def require_output_type(wanted: str, known: tuple[str, ...]) -> None:
+    """Refuse an ``output_type`` that a pipeline does not have.
+
+    Raises:
+        InputError: naming those it has.
+    """
+    if wanted not in known:
+        raise InputError(f"unknown output_type '{wanted}'; choose {', '.join(known[:-1])} or {known[-1]}.")
+
+
+def _one_for_each(negative: str | list[str] | None, prompts: int) -> list[str]:
+    if negative is None or isinstance(negative, str):
+        return [negative or ""] * prompts
+    if len(negative) != prompts:
+        raise InputError(f"{len(negative)} negative prompts were given for {prompts} prompts.")
+    return list(negative)
 
 
 def as_list(prompt: str | list[str]) -> list[str]:

@@ -1,7 +1,6 @@
 """Text to audio: prompt -> tau -> z_0 -> mel -> waveform."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,13 @@ from latentdiff.media.mel import LogMel, require_same_mel, resolve_mel
 from latentdiff.models.autoencoder import Autoencoder, compression, decode
 from latentdiff.models.vocoder import imposed_iterations, vocoder_mel, voice
 from latentdiff.names import MAX_SECONDS
-from latentdiff.pipelines.base import Callback, GenerationError, LatentDiffusionPipeline, as_list
+from latentdiff.pipelines.base import (
+    Callback,
+    GenerationError,
+    LatentDiffusionPipeline,
+    as_list,
+    require_output_type,
+)
 
 
 @dataclass
@@ -48,6 +53,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
 
     model_cpu_offload_seq = "text_encoder->clap->unet->vae->vocoder"
     _optional_components = ["text_encoder", "tokenizer", "clap", "clap_tokenizer"]
+    made = "waveforms"
 
     def __init__(
         self,
@@ -121,14 +127,20 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         """
         prompts = as_list(prompt)
         seconds = self.config.default_seconds if audio_length_in_s is None else audio_length_in_s
-        steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
-        guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
-        self._check(seconds, steps, num_waveforms_per_prompt, output_type)
-        prompts = [text for text in prompts for _ in range(num_waveforms_per_prompt)]
-        negative = self._encode_negative(negative_prompt, prompts, num_waveforms_per_prompt) if guidance > 1 else None
-        shape = (len(prompts), self.unet.config.in_channels, *self._latent_size(seconds))
-        z = self.draw_latents(shape, generator, latents)
-        z = self.denoise(z, self.encode_prompt(prompts), negative, guidance, steps, generator, callback_on_step_end)
+        if not 0 < seconds <= MAX_SECONDS:
+            raise InputError(f"a duration of {seconds} s cannot be made; give more than 0 and at most {MAX_SECONDS:g}.")
+        require_output_type(output_type, ("np", "pt", "latent"))
+        z = self.sample(
+            prompts,
+            self._latent_size(seconds),
+            num_waveforms_per_prompt,
+            num_inference_steps,
+            guidance_scale,
+            negative_prompt,
+            generator,
+            latents,
+            callback_on_step_end,
+        )
         media: np.ndarray | Tensor = z
         if output_type != "latent":
             wave = self.decode(z)[:, : round(seconds * self.mel.config.sampling_rate)].float().cpu()
@@ -152,24 +164,3 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         frames = -(-round(seconds * mel.sampling_rate) // mel.hop_length)
         size = (-(-frames // factor), mel.n_mels // factor)
         return (size[1], size[0]) if mel.frequency_first else size
-
-    def _encode_negative(self, negative: str | list[str] | None, prompts: list[str], each: int) -> Any:
-        texts = [""] * len(prompts)
-        if isinstance(negative, str):
-            texts = [negative] * len(prompts)
-        elif negative is not None:
-            texts = [text for text in negative for _ in range(each)]
-            if len(texts) != len(prompts):
-                raise InputError(f"{len(negative)} negative prompts were given for {len(prompts) // each} prompts.")
-        return self.encode_prompt(texts)
-
-    @staticmethod
-    def _check(seconds: float, steps: int, each: int, output_type: str) -> None:
-        if not 0 < seconds <= MAX_SECONDS:
-            raise InputError(f"a duration of {seconds} s cannot be made; give more than 0 and at most {MAX_SECONDS:g}.")
-        if steps < 1:
-            raise InputError(f"{steps} steps cannot be taken; give at least 1.")
-        if each < 1:
-            raise InputError(f"{each} waveforms a prompt cannot be made; give at least 1.")
-        if output_type not in ("np", "pt", "latent"):
-            raise InputError(f"unknown output_type '{output_type}'; choose np, pt or latent.")

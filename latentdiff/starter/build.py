@@ -1,6 +1,7 @@
 """Make a bundled model out of a trained pipeline: half-precision weights, and a check of its size.
 
 python -m latentdiff.starter.build runs/diffusion/pipeline latentdiff/starter/audio --vocoder runs/vocoder/vocoder
+python -m latentdiff.starter.build runs/image-diffusion/pipeline latentdiff/starter/image
 """
 
 import argparse
@@ -9,16 +10,19 @@ from pathlib import Path
 
 import torch
 
-from latentdiff import TextToAudioPipeline
+import latentdiff
 from latentdiff.models.loading import load_vocoder
 
 LIMIT_BYTES = 24_000_000
 """Of starter-audio's weights: wheels and clones stay small."""
+IMAGE_LIMIT_BYTES = 12_000_000
+"""Of starter-image's."""
 
 
 def build(pipeline: Path, output: Path, vocoder: str | None) -> int:
-    """Save the pipeline in half precision; returns the bytes of its weights."""
-    pipe = TextToAudioPipeline.from_pretrained(pipeline)
+    """Save the pipeline, of sounds or of pictures, in half precision; returns the bytes of its weights."""
+    kind = json.loads((pipeline / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    pipe = getattr(latentdiff, kind).from_pretrained(pipeline)
     if vocoder is not None:
         pipe.register_modules(vocoder=load_vocoder(vocoder))
     pipe.to(torch.float16, silence_dtype_warnings=True)
@@ -37,5 +41,6 @@ if __name__ == "__main__":
     parser.add_argument("--vocoder", help="a vocoder trained longer than the pipeline's")
     options = parser.parse_args()
     size = build(options.pipeline, options.output, options.vocoder)
-    print(f"{size / 1e6:.2f} MB of weights in {options.output} (limit {LIMIT_BYTES / 1e6:.0f} MB)")
-    raise SystemExit(size > LIMIT_BYTES)
+    limit = LIMIT_BYTES if (options.output / "vocoder").is_dir() else IMAGE_LIMIT_BYTES
+    print(f"{size / 1e6:.2f} MB of weights in {options.output} (limit {limit / 1e6:.0f} MB)")
+    raise SystemExit(size > limit)

@@ -1,73 +1,55 @@
-"""The finished autoencoder and vocoder that the diffusion stage stands on: media -> scaled latent, and checks."""
+"""What the diffusion stage stands on: finished components that take media to scaled latents, and checks of them."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from latentdiff.config import AudioData, DiffusionRecipe, Framing
 from latentdiff.data.folder import Row
-from latentdiff.data.items import WaveItems
 from latentdiff.data.latents import LatentItems, encode_rows
 from latentdiff.errors import InputError
-from latentdiff.media.mel import LogMel, MelConfig, require_same_mel, resolve_mel
-from latentdiff.models.autoencoder import compression, decode, posterior
+from latentdiff.media.mel import MelConfig, require_same_mel, resolve_mel
+from latentdiff.models.autoencoder import Autoencoder, compression, decode, posterior
 from latentdiff.models.loading import load_autoencoder, load_vocoder, weights_hash
 from latentdiff.models.vocoder import imposed_iterations, vocoder_mel, voice
+from latentdiff.training.modality import Modality, Pictures, Sounds
 
 
 class FirstStage:
-    """A frozen VAE and vocoder of one mel.
+    """A modality with a frozen VAE of it, or with none: then z is x.
 
     Args:
-        vae: folder or hub id.
-        vocoder: folder or hub id.
-        seconds: length of a training window; rounded down to whole latents.
-        device: where they run.
-
-    Raises:
-        InputError: if a component is missing or the two mels differ.
+        modality: media -> x.
+        vae: x -> z.
+        source: where the VAE is from.
+        device: where it runs.
     """
 
-    def __init__(self, vae: str, vocoder: str, seconds: float, device: torch.device) -> None:
-        self.vae_source, self.vocoder_source, self.device = vae, vocoder, device
-        self.vae = load_autoencoder(vae).to(device).eval().requires_grad_(False)
-        self.vocoder = load_vocoder(vocoder).to(device).eval().requires_grad_(False)
-        self.mel = LogMel(self._common_mel()).to(device)
-        factor, hop = compression(self.vae), self.mel.config.hop_length
-        self.frames = int(seconds * self.mel.config.sampling_rate) // hop // factor * factor
-        if self.frames == 0:
-            raise InputError(f"data.seconds is {seconds}, less than one latent of the VAE {vae}; make it longer.")
-
-    def _common_mel(self) -> MelConfig:
-        definition = getattr(self.vae.config, "mel", None)
-        if not definition:
-            raise InputError(f"{self.vae_source} has no mel definition in its config.json; train it with this package.")
-        mel, other = resolve_mel(definition), vocoder_mel(self.vocoder)
-        if other is not None:
-            require_same_mel(mel, f"the VAE {self.vae_source}", other, f"the vocoder {self.vocoder_source}")
-        return mel
+    def __init__(self, modality: Modality, vae: Autoencoder | None, source: str | None, device: torch.device) -> None:
+        self.modality, self.vae, self.source, self.device = modality, vae, source, device
+        self.factor = compression(vae) if vae is not None else 1
 
     def latents(self, rows: list[Row], cache: Path) -> LatentItems:
-        """Scaled latents of the rows' windows: unit variance is what the noise schedule assumes."""
-        key = {"vae": weights_hash(self.vae_source), "mel": self.mel.config.to_dict()}
-        return encode_rows(self.windows(rows), self._encode, cache, key, self.device)
+        """Scaled latents of the rows' crops: unit variance is what the noise schedule assumes."""
+        key: dict[str, Any] = {"vae": weights_hash(self.source) if self.source else None}
+        if "mel" in self.modality.definition:  # how pictures are framed is among the facts of the items
+            key["mel"] = self.modality.definition["mel"]
+        return encode_rows(self.modality.items(rows, self.factor), self._encode, cache, key, self.device)
 
-    def windows(self, rows: list[Row]) -> WaveItems:
-        """The rows as waveforms of a window's length."""
-        return WaveItems(rows, self.mel.config.sampling_rate, self.frames * self.mel.config.hop_length)
-
-    def _encode(self, wave: Tensor) -> tuple[Tensor, Tensor]:
-        q = posterior(self.vae, self.mel.to_x(self.log_mel(wave)))
-        scale = self.vae.config.scaling_factor
+    def _encode(self, media: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.modality.to_x(media)
+        if self.vae is None:
+            return x, torch.zeros_like(x)
+        q, scale = posterior(self.vae, x), self.vae.config.scaling_factor
         return q.mean * scale, q.std * scale
-
-    def log_mel(self, wave: Tensor) -> Tensor:
-        """Log-mel (B, frames, F) of windows (B, S)."""
-        return self.mel(self.mel.prepare(wave))[:, : self.frames]
 
     @torch.no_grad()
     def check(self, latents: LatentItems) -> list[str]:
-        """What looks wrong about latent scale, reconstruction and the vocoder's round trip, on 16 windows."""
+        """What looks wrong about the latents' scale and the components' round trips, on 16 media."""
+        if self.vae is None:
+            return []
         warnings = []
         deviation = float(latents.mean.std())
         if not 0.5 < deviation < 2.0:  # NaN too
@@ -75,20 +57,88 @@ class FirstStage:
                 f"latents have a standard deviation of {deviation:.3g}, the noise schedule assumes 1: is the VAE's "
                 f"scaling_factor {self.vae.config.scaling_factor:.4g} that of this data?"
             )
-        waves = self.windows(latents.rows[:16])
-        real = self.log_mel(torch.stack([torch.from_numpy(waves.crop(row)) for row in waves.rows]).to(self.device))
-        spread = float(real.std())
-        smooth = self.mel.from_x(decode(self.vae, posterior(self.vae, self.mel.to_x(real)).mode()))
-        lost = float((smooth - real).abs().mean())
+        media = self.modality.items(latents.rows[:16], self.factor)
+        x = self.modality.to_x(media.stack(media.rows).to(self.device))
+        lost, spread = float((decode(self.vae, posterior(self.vae, x).mode()) - x).abs().mean()), float(x.std())
         if not lost < 0.5 * spread:
-            warnings.append(
-                f"the VAE loses {lost:.3g} of log-mels that spread by {spread:.3g}: train it longer or on these."
-            )
-        heard = self.mel(voice(self.vocoder, real, self.mel, imposed_iterations(self.vocoder)))[:, : self.frames]
-        error = float((heard - real).abs().mean())
-        if not error < spread:
-            warnings.append(
-                f"the vocoder's round trip is off by {error:.3g} on log-mels that spread by {spread:.3g}: it was "
-                "trained on another mel, or hardly at all."
-            )
-        return warnings
+            warnings.append(f"the VAE loses {lost:.3g} of x that spreads by {spread:.3g}: train it longer or on these.")
+        return warnings + self._check_voice(x)
+
+    def _check_voice(self, x: Tensor) -> list[str]:
+        """What looks wrong between x and the media; between x and pixels lies nothing that could be."""
+        return []
+
+
+class SoundStage(FirstStage):
+    """A VAE and a vocoder of one mel.
+
+    Args:
+        vae: folder or hub id.
+        vocoder: folder or hub id.
+        seconds: length of a training window.
+        device: where they run.
+
+    Raises:
+        InputError: if a component is missing or the two mels differ.
+    """
+
+    def __init__(self, vae: str, vocoder: str, seconds: float, device: torch.device) -> None:
+        loaded = load_autoencoder(vae).to(device).eval().requires_grad_(False)
+        self.vocoder = load_vocoder(vocoder).to(device).eval().requires_grad_(False)
+        self.sounds = Sounds(_common_mel(vae, loaded, vocoder, self.vocoder), seconds, device)
+        super().__init__(self.sounds, loaded, vae, device)
+
+    def _check_voice(self, x: Tensor) -> list[str]:
+        mel = self.sounds.mel
+        real = mel.from_x(x)
+        heard = mel(voice(self.vocoder, real, mel, imposed_iterations(self.vocoder)))[:, : real.shape[1]]
+        error, spread = float((heard - real).abs().mean()), float(real.std())
+        if error < spread:
+            return []
+        return [
+            f"the vocoder's round trip is off by {error:.3g} on log-mels that spread by {spread:.3g}: it was "
+            "trained on another mel, or hardly at all."
+        ]
+
+
+class PictureStage(FirstStage):
+    """A VAE of pictures, or none.
+
+    Args:
+        vae: folder or hub id, or None for diffusion on pixels.
+        framing: what the pictures are.
+        device: where it runs.
+
+    Raises:
+        InputError: if the VAE is missing, or of something else.
+    """
+
+    def __init__(self, vae: str | None, framing: Framing, device: torch.device) -> None:
+        loaded = load_autoencoder(vae).to(device).eval().requires_grad_(False) if vae is not None else None
+        if loaded is not None:
+            if getattr(loaded.config, "mel", None):
+                raise InputError(f"the VAE {vae} is one of sounds, and data.kind is image; name one of pictures.")
+            if loaded.config.in_channels != framing.channels:
+                raise InputError(
+                    f"the VAE {vae} is of pictures with {loaded.config.in_channels} channels, and data.channels is "
+                    f"{framing.channels}; make them equal."
+                )
+        super().__init__(Pictures(framing), loaded, vae, device)
+
+
+def first_stage(config: DiffusionRecipe, device: torch.device) -> FirstStage:
+    """What the configuration names, loaded and found to fit together."""
+    if isinstance(config.data, AudioData):
+        assert config.vae is not None and config.vocoder is not None  # the configuration was checked
+        return SoundStage(config.vae, config.vocoder, config.data.seconds, device)
+    return PictureStage(config.vae, config.data.framing, device)
+
+
+def _common_mel(source: str, vae: Autoencoder, vocoder_source: str, vocoder: Any) -> MelConfig:
+    definition = getattr(vae.config, "mel", None)
+    if not definition:
+        raise InputError(f"{source} has no mel definition in its config.json; train it with this package.")
+    mel, other = resolve_mel(definition), vocoder_mel(vocoder)
+    if other is not None:
+        require_same_mel(mel, f"the VAE {source}", other, f"the vocoder {vocoder_source}")
+    return mel

@@ -5,39 +5,51 @@ Everything random in a step is seeded by (run's seed, step, share of the batch),
 step before: that is what makes a resumed run equal to an unbroken one.
 """
 
+import contextlib
 import copy
 import logging
-import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from latentdiff.config import AnyRecipe, save_config
-from latentdiff.data.items import GlobalBatches, collate
-from latentdiff.training.checkpoint import load_newest, save_checkpoint
+from latentdiff.data.items import GlobalBatches
+from latentdiff.training.averages import Averages
+from latentdiff.training.batches import micro_batches, share_out
+from latentdiff.training.checkpoint import Checkpoints
+from latentdiff.training.claim import claimed
+from latentdiff.training.guards import Finite
+from latentdiff.training.placing import put_in_place, put_in_place_each
 from latentdiff.training.recipe import Losses, Recipe, Step
+from latentdiff.training.signals import Stopped, StopSignals
 
 logger = logging.getLogger(__name__)
 
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient is not finite; nothing was changed by that step."""
+LEAST_SCALE = 2.0**-10
+"""fp16's loss scale starts at 2^16; so far down, the values and not the scale are at fault."""
 
 
 class Trainer:
-    """Runs a recipe to its last step, from its newest checkpoint if there is one."""
+    """Runs a recipe to its last step, from its newest checkpoint if there is one.
 
-    def __init__(self, config: AnyRecipe, recipe_class: type[Recipe[Any]]) -> None:
+    Args:
+        config: of the run.
+        recipe_class: the stage.
+        stop: the signals that end it, if somebody listens to them.
+    """
+
+    def __init__(self, config: AnyRecipe, recipe_class: type[Recipe[Any]], stop: StopSignals | None = None) -> None:
         self.config, train = config, config.train
+        self.stop = stop or StopSignals()
         self.accelerator = Accelerator(
             # Without this, processes that torchrun starts on a machine with no accelerator would not know each other.
             cpu=not torch.accelerator.is_available(),
@@ -46,75 +58,106 @@ class Trainer:
             project_config=ProjectConfiguration(
                 project_dir=str(config.output), logging_dir=str(config.output / "logs")
             ),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=train.timeout))],
         )
+        self.micro, self.shares = share_out(train, self.accelerator.num_processes)
         torch.manual_seed(config.seed)
         self.recipe = recipe_class(config, self.accelerator.device)
-        self.step = 0
+        self.step = self.saved = self.validated = 0
         self.optimizers: dict[str, Any] = {}
-        self.schedulers: dict[str, Any] = {}
+        self.schedules: dict[str, Any] = {}
         for phase, names in self.recipe.phases.items():
             parameters = [p for name in names for p in self.recipe.networks[name].parameters() if p.requires_grad]
             self.optimizers[phase] = new_optimizer(config, parameters)
         self._prepare()
-        self.ema = self._new_ema() if train.ema_decay else None
-        if self.ema:
-            self.accelerator.register_for_checkpointing(self.ema)
+        self.averages = Averages(self._averaged_parameters, train.ema_decay) if train.ema_decay else None
+        self.checkpoints = Checkpoints(
+            self.accelerator,
+            config.output / "checkpoints",
+            train.keep_checkpoints,
+            list(self.schedules.values()),
+            self.averages,
+        )
 
     def run(self) -> None:
-        """Train, validate and save until ``train.max_steps``; then export."""
-        config, train, accelerator = self.config, self.config.train, self.accelerator
-        if accelerator.is_main_process:
-            config.output.mkdir(parents=True, exist_ok=True)
-            save_config(config, config.output / "config.yaml")
-        accelerator.init_trackers(config.stage)
-        self.step = load_newest(accelerator, config.output / "checkpoints")
-        if self.step:
-            logger.info("going on from step %d", self.step)
-        else:
-            self._check_early()
-        bar = tqdm(
-            total=train.max_steps,
-            initial=self.step,
-            desc=config.stage,
-            disable=not accelerator.is_main_process,
-        )
-        batches = self._batches()
-        while self.step < train.max_steps:
-            terms = self._train_step(batches)
-            self.step += 1
-            bar.update()
-            if self.step % train.log_every == 0:
-                logged = {name: value.item() for name, value in terms.items()}
-                bar.set_postfix({name: f"{value:.3g}" for name, value in logged.items()})
-                rates = {f"lr/{phase}": s.get_last_lr()[0] for phase, s in self.schedulers.items()}
-                accelerator.log({**{f"train/{name}": value for name, value in logged.items()}, **rates}, self.step)
-            if self.step % train.validate_every == 0 or self.step == train.max_steps:
-                self._validate()
-            if self.step % train.checkpoint_every == 0 or self.step == train.max_steps:
-                save_checkpoint(accelerator, config.output / "checkpoints", self.step, train.keep_checkpoints)
-        bar.close()
-        if accelerator.is_main_process:
-            self._with_averages(lambda: self.recipe.export(config.output))
-        accelerator.wait_for_everyone()
-        accelerator.end_training()
+        """Train, save and validate until ``train.max_steps``; then export.
+
+        Raises:
+            Stopped: a signal ended it between two steps; the checkpoint of the last one is there.
+            TrainingError: it cannot go on.
+        """
+        with contextlib.ExitStack() as stack:
+            if self.accelerator.is_main_process:
+                self.config.output.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(claimed(self.config.output))
+                save_config(self.config, self.config.output / "config.yaml")
+            self.accelerator.init_trackers(self.config.stage)
+            stack.callback(self.accelerator.end_training)
+            self.step = self.saved = self.checkpoints.load_newest()
+            self.validated = self.step if self._validation().exists() else 0
+            if self.step:
+                logger.info("going on from step %d", self.step)
+            else:
+                self._check_early()
+            with self.stop.after_step():
+                self._train()
+                self._export()
+
+    def _train(self) -> None:
+        train = self.config.train
+        shown = self.accelerator.is_main_process
+        with (
+            tqdm(total=train.max_steps, initial=self.step, desc=self.config.stage, disable=not shown) as bar,
+            contextlib.closing(self._batches()) as batches,
+        ):
+            while True:
+                if self._is_due(train.validate_every):
+                    self._validate()
+                if number := self.stop.agreed(self.accelerator):
+                    self._save()
+                    raise Stopped(number)
+                if self.step >= train.max_steps:
+                    return
+                terms = self._train_step(batches)
+                self.step += 1
+                bar.update()
+                if self.step % train.log_every == 0:
+                    self._log(terms, bar)
+                if self._is_due(train.checkpoint_every):
+                    self._save()
+
+    def _is_due(self, every: int) -> bool:
+        return self.step > 0 and (self.step % every == 0 or self.step == self.config.train.max_steps)
+
+    def _save(self) -> None:
+        if self.step != self.saved:
+            self.checkpoints.save(self.step)
+            self.saved = self.step
+
+    def _log(self, terms: Losses, bar: tqdm) -> None:
+        values = {name: value.item() for name, value in terms.items()}
+        bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()})
+        rates = {f"lr/{phase}": schedule.get_last_lr()[0] for phase, schedule in self.schedules.items()}
+        self.accelerator.log({**{f"train/{name}": value for name, value in values.items()}, **rates}, self.step)
 
     def _train_step(self, batches: Iterator[dict[str, Any]]) -> Losses:
         """One optimisation step of every phase; returns the loss terms of its last micro-batch."""
-        shares = self.config.train.gradient_accumulation
         logged: Losses = {}
-        for share in range(shares):
+        finite = Finite(self.step)
+        for share in range(self.shares):
             batch = next(batches)
             number = share * self.accelerator.num_processes + self.accelerator.process_index
             step = Step(self.step, seeded_generator(self.config.seed, self.step, number))
             torch.manual_seed(step.generator.initial_seed())  # for what draws by itself: dropout layers
             for phase, terms in self.recipe.losses(batch, step):
                 total = weighted_sum(terms, self.recipe.weights)
-                self._backward(phase, total / shares, sync=share == shares - 1)
-                if share == shares - 1:
-                    self._move(phase, total, terms, batch)
+                finite.note(phase, total, terms, batch.get("row"))
+                self._backward(phase, total / self.shares, sync=share == self.shares - 1)
+                if share == self.shares - 1:
+                    self._move(phase, finite)
                 logged |= {name: value.detach() for name, value in terms.items()}
-        if self.ema:
-            self.ema.step(self._averaged_parameters())
+        if self.averages:
+            self.averages.step()
         return logged
 
     def _backward(self, phase: str, loss: torch.Tensor, sync: bool) -> None:
@@ -125,39 +168,31 @@ class Trainer:
         with self.accelerator.no_sync(*networks):
             self.accelerator.backward(loss)
 
-    def _move(self, phase: str, total: torch.Tensor, terms: Losses, batch: dict[str, Any]) -> None:
+    def _move(self, phase: str, finite: Finite) -> None:
         """Guard, clip and take the optimiser's step of one phase."""
-        optimizer = self.optimizers[phase]
+        optimizer, scaler = self.optimizers[phase], self.accelerator.scaler
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = self.accelerator.clip_grad_norm_(parameters, self.config.train.max_grad_norm)
-        scaled = self.accelerator.scaler is not None  # fp16's loss scaler skips such steps by itself
-        if not scaled and not (math.isfinite(float(norm)) and math.isfinite(float(total.detach()))):
-            values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
-            where = f"step {self.step}, phase {phase}, rows {batch.get('row')}"
-            raise NonFiniteError(
-                f"{where}: gradient norm {float(norm):.4g} ({values}); "
-                "nothing was changed. Lower optimizer.lr or look at these rows; the last checkpoint is good."
-            )
+        # fp16's loss scaler skips such steps by itself, and halves its scale each time.
+        if scaler is None or scaler.get_scale() < LEAST_SCALE:
+            finite.require(phase, norm)
         optimizer.step()
-        self.schedulers[phase].step()
+        self.schedules[phase].step()
         optimizer.zero_grad(set_to_none=True)
 
-    def _batches(self) -> Iterator[dict[str, Any]]:
+    def _batches(self) -> Generator[dict[str, Any], None, None]:
         """This process's micro-batches from the current step on, on its device."""
         train, accelerator, items = self.config.train, self.accelerator, self.recipe.items
         sampler = GlobalBatches(
             items=len(items),  # type: ignore[arg-type]
-            batch=train.batch_size * train.gradient_accumulation * accelerator.num_processes,
-            micro=train.batch_size,
+            batch=train.batch_size * train.gradient_accumulation,
+            micro=self.micro,
             seed=self.config.seed,
             start=self.step,
             rank=accelerator.process_index,
             processes=accelerator.num_processes,
         )
-        workers = self.config.data.num_workers
-        loader = DataLoader(items, batch_sampler=sampler, collate_fn=collate, num_workers=workers)
-        for batch in loader:
-            yield {k: v.to(accelerator.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        return micro_batches(items, sampler, accelerator.device, self.config.data.num_workers, train.timeout)
 
     def _prepare(self) -> None:
         """Hand networks and optimisers to accelerate, and make the learning-rate schedules."""
@@ -174,46 +209,49 @@ class Trainer:
                 num_warmup_steps=optimizer.warmup_steps,
                 num_training_steps=self.config.train.max_steps,
             )
-            self.accelerator.register_for_checkpointing(schedule)
-            self.schedulers[phase] = schedule
+            self.schedules[phase] = schedule
 
     def _averaged_parameters(self) -> list[nn.Parameter]:
         return [p for name in self.recipe.averaged for p in self.recipe.networks[name].parameters()]
 
-    def _new_ema(self) -> EMAModel:
-        # use_ema_warmup: the average follows quickly at first, so that short runs have a useful one too.
-        ema = EMAModel(self._averaged_parameters(), self.config.train.ema_decay, use_ema_warmup=True, power=0.75)
-        ema.to(self.accelerator.device)
-        return ema
+    def _with_averages(self) -> contextlib.AbstractContextManager[None]:
+        """The averaged weights in place of the current ones, if there are any."""
+        return self.averages.applied() if self.averages else contextlib.nullcontext()
 
-    def _with_averages(self, act: Any) -> Any:
-        """Do something with the averaged weights in place of the current ones."""
-        if not self.ema:
-            return act()
-        self.ema.store(self._averaged_parameters())
-        self.ema.copy_to(self._averaged_parameters())
-        try:
-            return act()
-        finally:
-            self.ema.restore(self._averaged_parameters())
+    def _validation(self) -> Path:
+        return self.config.output / "validation" / f"step-{self.step:08d}"
 
     def _validate(self) -> None:
         """The recipe's held-out figures, on one process: the networks are unwrapped, since a wrapped one talks to the
-        other processes in each forward pass, and those are waiting."""
-        if self.accelerator.is_main_process:
-            folder = self.config.output / "validation" / f"step-{self.step:08d}"
-            folder.mkdir(parents=True, exist_ok=True)
+        other processes in each forward pass, and those are waiting. A signal gives it up; the resumed run does it."""
+        if self.accelerator.is_main_process and self.validated != self.step:
             wrapped = self.recipe.networks
             self.recipe.networks = {name: self.accelerator.unwrap_model(network) for name, network in wrapped.items()}
             for network in self.recipe.networks.values():
                 network.eval()
-            with torch.no_grad():
-                figures = self._with_averages(lambda: self.recipe.validate(folder))
-            for network in wrapped.values():
-                network.train()
-            self.recipe.networks = wrapped
-            tqdm.write(f"step {self.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
-            self.accelerator.log({f"validation/{name}": value for name, value in figures.items()}, self.step)
+            try:
+                with (
+                    torch.no_grad(),
+                    self._with_averages(),
+                    self.stop.at_once(),
+                    put_in_place(self._validation()) as folder,
+                ):
+                    figures = self.recipe.validate(folder)
+                tqdm.write(f"step {self.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+                self.accelerator.log({f"validation/{name}": value for name, value in figures.items()}, self.step)
+            except Stopped:
+                pass  # `_train` asks all processes about it next
+            finally:
+                for network in wrapped.values():
+                    network.train()
+                self.recipe.networks = wrapped
+        self.validated = self.step
+        self.accelerator.wait_for_everyone()
+
+    def _export(self) -> None:
+        if self.accelerator.is_main_process:
+            with self._with_averages(), put_in_place_each(self.config.output) as folder:
+                self.recipe.export(folder)
         self.accelerator.wait_for_everyone()
 
     def _check_early(self) -> None:

@@ -1,12 +1,15 @@
-"""Example media of a validation: WAV files and spectrogram PNGs."""
+"""Example media of a validation: WAV files, spectrograms and pictures as PNGs."""
 
+import math
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from latentdiff.media.audio import save_spectrogram, write_audio
+from latentdiff.media.image import Sheet, to_pictures, write_png
 from latentdiff.media.mel import MelConfig
 
 
@@ -38,3 +41,12 @@ def save_waves(folder: Path, waves: Tensor, sampling_rate: int, names: list[str]
     for name, wave in zip(names, waves.float().cpu().numpy(), strict=True):
         write_audio(folder / f"{name}.wav", wave, sampling_rate, recipe=None, overwrite=True)
         save_spectrogram(folder / f"{name}.png", wave, sampling_rate)
+
+
+def save_picture_pairs(folder: Path, real: Tensor, made: Tensor, count: int) -> None:
+    """``pictures.png``: the first ``count`` of uint8 pictures (B, C, H, W), each with the made one at its right."""
+    pairs = to_pictures(torch.stack([real[:count], made[:count]], dim=1).flatten(0, 1))
+    sheet = Sheet(len(pairs), 2 * math.ceil(math.sqrt(len(pairs) / 2)), pairs[0].size)
+    for picture in pairs:
+        sheet.add(picture)
+    write_png(folder / "pictures.png", sheet.picture, overwrite=True)

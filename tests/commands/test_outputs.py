@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from latentdiff.commands.outputs import plan_outputs, slug
+from latentdiff.commands.outputs import plan_grid, plan_outputs, slug
 from latentdiff.errors import InputError
 
 
@@ -78,3 +78,32 @@ def test_a_dangling_link_counts_as_existing(tmp_path: Path) -> None:
     (tmp_path / "x.wav").symlink_to(tmp_path / "nowhere")
     with pytest.raises(InputError, match="exists"):
         plan_outputs(str(tmp_path / "x.wav"), ["rain"], 1, False, False)
+
+
+PNG = (".png",)
+
+
+def test_pictures_get_the_suffix_of_their_medium(tmp_path: Path) -> None:
+    folder = f"{tmp_path}/"
+    assert names(plan_outputs(folder, ["a dog"], 2, False, False, PNG)) == ["a-dog.png", "a-dog-2.png"]
+    assert names(plan_outputs(f"{tmp_path}/x.PNG", ["a dog"], 1, False, False, PNG)) == ["x.PNG"]
+    for output, suffixes, words in (
+        ("x.wav", PNG, r"must end in \.png; a folder"),
+        ("x.jpg", PNG, r"must end in \.png; a folder"),
+        ("x.png", (".wav", ".flac"), r"must end in \.wav, \.flac; a folder"),
+    ):
+        with pytest.raises(InputError, match=words):
+            plan_outputs(f"{tmp_path}/{output}", ["a dog"], 1, False, False, suffixes)
+
+
+def test_the_grid_is_named_after_the_file_or_the_first_prompt(tmp_path: Path) -> None:
+    assert plan_grid(f"{tmp_path}/x.png", ["a dog"], False, []) == tmp_path / "x-grid.png"
+    (tmp_path / "x-grid.png").touch()
+    with pytest.raises(InputError, match=r"x-grid\.png exists"):
+        plan_grid(f"{tmp_path}/x.png", ["a dog"], False, [])
+    assert plan_grid(f"{tmp_path}/x.png", ["a dog"], True, []) == tmp_path / "x-grid.png"
+    assert plan_grid(str(tmp_path), ["a dog", "a cat"], False, []) == tmp_path / "a-dog-grid.png"
+    (tmp_path / "a-dog-grid.png").touch()
+    assert plan_grid(str(tmp_path), ["a dog", "a cat"], False, []) == tmp_path / "a-dog-grid-2.png"
+    chosen = [tmp_path / "a-dog-grid-2.png"]  # of the prompt "a dog grid"
+    assert plan_grid(str(tmp_path), ["a dog", "a dog grid"], False, chosen) == tmp_path / "a-dog-grid-3.png"

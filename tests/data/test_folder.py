@@ -271,3 +271,42 @@ def test_reading_data_does_not_start_torch() -> None:
     code = "import sys, latentdiff.data.scan as s; print({'torch', 'librosa', 'matplotlib'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+# ---------------------------------------------------------------- kinds of media
+
+
+def test_a_folder_of_pictures_follows_the_same_convention(tmp_path: Path) -> None:
+    names = ("a.png", "sub/b.JPG")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    lines = [
+        {"file_name": name, "text": [f"picture {name}"], "attributes": {"gender": "man", "n": 3}} for name in names
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    listing = list_folder(tmp_path)
+    assert (listing.kind, listing.faults, listing.unlisted) == ("image", [], [])
+    assert [row.captions for row in listing.rows] == [("picture a.png",), ("picture sub/b.JPG",)]
+    assert all(row.attributes == (("gender", "man"),) for row in listing.rows)
+
+
+def test_pictures_beside_sounds_need_no_captions(tmp_path: Path) -> None:
+    """As `latentdiff generate --plot` leaves them."""
+    folder = folder_with(tmp_path, {"metadata.csv": CSV, "1.png": "", "2.png": ""})
+    listing = list_folder(folder)
+    assert (listing.kind, len(listing.rows), listing.faults, listing.unlisted) == ("audio", 2, [], [])
+    (folder / "metadata.csv").unlink()
+    (folder / "3.txt").write_text("a third")
+    (folder / "3.wav").write_bytes(b"")
+    listing = list_folder(folder)
+    assert listing.kind == "audio" and {fault.path.name for fault in listing.faults} == {"1.wav", "2.wav"}
+
+
+@pytest.mark.parametrize("sidecars", [False, True])
+def test_captions_of_two_kinds_of_media_are_refused(tmp_path: Path, sidecars: bool) -> None:
+    files = {"1.txt": "a", "3.txt": "b"} if sidecars else {"metadata.csv": CSV + "3.png,a picture\n"}
+    folder = folder_with(tmp_path, {"3.png": "", **files})
+    with pytest.raises(InputError, match="two kinds of media .* and 1 pictures have captions: keep one kind"):
+        read_folder(folder)
+    assert list_folder(folder).rows == []

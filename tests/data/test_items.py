@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image
 
+from latentdiff.config import Framing, ImageData
 from latentdiff.data.folder import Row
-from latentdiff.data.items import Draw, GlobalBatches, WaveItems, collate, split_rows
+from latentdiff.data.items import (
+    Draw,
+    GlobalBatches,
+    PictureItems,
+    WaveItems,
+    collate,
+    split_rows,
+    split_usable,
+)
 from latentdiff.errors import InputError
 
 RATE = 8000
@@ -150,11 +160,11 @@ def test_a_crop_follows_its_draw(tmp_path: Path) -> None:
     waves = waves_of(ramp(tmp_path / "long.wav", 5.0), captions=("a", "b", "c"))
     first = waves[Draw(0, 11)]
     again = waves[Draw(0, 11)]
-    assert torch.equal(first["wave"], again["wave"]) and first["caption"] == again["caption"]
+    assert torch.equal(first["media"], again["media"]) and first["caption"] == again["caption"]
     starts, captions = set(), set()
     for seed in range(40):
         item = waves[Draw(0, seed)]
-        starts.add(round(float(item["wave"][0]), 4))
+        starts.add(round(float(item["media"][0]), 4))
         captions.add(item["caption"])
     assert len(starts) > 35 and captions == {"a", "b", "c"}
 
@@ -163,7 +173,7 @@ def test_a_long_file_is_cropped_inside(tmp_path: Path) -> None:
     waves = waves_of(ramp(tmp_path / "long.wav", 5.0))
     step = 0.9 / (5 * RATE - 1)
     for seed in range(40):
-        wave = waves[Draw(0, seed)]["wave"]
+        wave = waves[Draw(0, seed)]["media"]
         assert wave.dtype == torch.float32 and wave.shape == (RATE,)
         assert torch.allclose(wave.diff(), torch.tensor(step), atol=2e-7)  # whole, without silence
     first, last = waves.crop(waves.rows[0], 0.0), waves.crop(waves.rows[0], 1.0)
@@ -174,7 +184,7 @@ def test_a_long_file_is_cropped_inside(tmp_path: Path) -> None:
 def test_a_short_file_ends_in_silence(tmp_path: Path) -> None:
     waves = waves_of(ramp(tmp_path / "short.wav", 0.25))
     for seed in range(5):
-        wave = waves[Draw(0, seed)]["wave"].numpy()
+        wave = waves[Draw(0, seed)]["media"].numpy()
         assert wave.shape == (RATE,)
         assert np.array_equal(wave[: RATE // 4], np.linspace(0, 0.9, RATE // 4, dtype=np.float32))
         assert not wave[RATE // 4 :].any()
@@ -202,10 +212,48 @@ def test_a_broken_file_raises(tmp_path: Path) -> None:
         waves_of(path)[Draw(0, 0)]
 
 
+# ---------------------------------------------------------------- pictures
+
+
+def test_a_picture_follows_its_draw(tmp_path: Path) -> None:
+    """A wide picture is cropped at a random place, which the draw decides alone."""
+    columns = np.arange(96, dtype=np.uint8)[None, :, None].repeat(32, 0).repeat(3, 2)
+    Image.fromarray(columns).save(tmp_path / "wide.png")
+    items = PictureItems([Row(tmp_path / "wide.png", ("a", "b"))], Framing(size=32))
+    first, again = items[Draw(0, 11)], items[Draw(0, 11)]
+    assert torch.equal(first["media"], again["media"]) and first["caption"] == again["caption"]
+    assert first["media"].shape == (3, 32, 32) and first["media"].dtype == torch.uint8
+    assert len({int(items[Draw(0, seed)]["media"][0, 5, 5]) for seed in range(40)}) > 20
+    middle = items.stack(items.rows)
+    assert middle.shape == (1, 3, 32, 32) and abs(int(middle[0, 0, 5, 16]) - 48) <= 1
+    assert items.places(items.rows[0]) == [0.5]
+
+
+def test_a_broken_picture_raises(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    items = PictureItems([Row(tmp_path / "broken.png", ("a",))], Framing())
+    with pytest.raises(InputError, match=r"broken\.png"):
+        items[Draw(0, 0)]
+
+
+def test_held_out_may_be_a_folder_of_its_own(tmp_path: Path) -> None:
+    for split, count in (("train", 5), ("held_out", 2)):
+        for i in range(count):
+            (tmp_path / split).mkdir(exist_ok=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / split / f"{i}.png")
+            (tmp_path / split / f"{i}.txt").write_text(split)
+    data = ImageData(path=tmp_path / "train", kind="image", held_out=tmp_path / "held_out")
+    train, held_out = split_usable(data)
+    assert [row.captions for row in train] == [("train",)] * 5
+    assert [row.captions for row in held_out] == [("held_out",)] * 2
+    train, held_out = split_usable(ImageData(path=tmp_path / "train", kind="image", held_out=0.4))
+    assert (len(train), len(held_out)) == (3, 2) and not {row.path for row in train} & {row.path for row in held_out}
+
+
 def test_collate_stacks_and_lists() -> None:
-    items = [{"wave": torch.full((3,), float(i)), "caption": str(i), "row": i} for i in range(2)]
+    items = [{"media": torch.full((3,), float(i)), "caption": str(i), "row": i} for i in range(2)]
     batch = collate(items)
-    assert torch.equal(batch["wave"], torch.tensor([[0.0] * 3, [1.0] * 3]))
+    assert torch.equal(batch["media"], torch.tensor([[0.0] * 3, [1.0] * 3]))
     assert batch["caption"] == ["0", "1"] and batch["row"] == [0, 1]
 
 
@@ -218,4 +266,4 @@ def test_the_order_is_what_a_loader_yields(tmp_path: Path) -> None:
     for batch, draws in zip(islice(loader, 6), sampler, strict=False):
         assert batch["row"] == [draw.row for draw in draws]
         assert batch["caption"] == [f"sound {row}" for row in batch["row"]]
-        assert torch.equal(batch["wave"], torch.stack([waves[draw]["wave"] for draw in draws]))
+        assert torch.equal(batch["media"], torch.stack([waves[draw]["media"] for draw in draws]))

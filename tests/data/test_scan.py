@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
-from latentdiff.config import DataConfig
+from latentdiff.config import AudioData, ImageData
 from latentdiff.data.scan import ScanReport, scan_folder, usable_rows
 from latentdiff.errors import InputError
 
@@ -63,7 +64,7 @@ def make_clips(folder: Path) -> list[tuple[str, str, str]]:
         "nothing.wav": ("no samples", ""),
         "no_rate.wav": ("sampling rate 0", ""),
         "empty.wav": ("empty file", ""),
-        "page.wav": ("a web page, not audio", ""),
+        "page.wav": ("a web page, not media", ""),
         "text.wav": ("unreadable", ""),
     }
     cut = {f"cut.{kind}": ("truncated or damaged", "") for kind in ("wav", "flac", "mp3", "ogg")}
@@ -178,8 +179,72 @@ def test_usable_rows_names_and_leaves_out_or_refuses(tmp_path: Path, caplog: pyt
     cut = tmp_path / "2.wav"
     cut.write_bytes(cut.read_bytes()[:9000])
     with pytest.raises(InputError, match=r"1 faults and 2 usable files(.|\n)*2\.wav"):
-        usable_rows(DataConfig(path=tmp_path))
+        usable_rows(AudioData(path=tmp_path))
     with caplog.at_level("WARNING"):
-        rows = usable_rows(DataConfig(path=tmp_path, max_bad_fraction=0.4))
+        rows = usable_rows(AudioData(path=tmp_path, max_bad_fraction=0.4))
     assert [row.path.name for row in rows] == ["0.wav", "1.wav"]  # 3.wav is not listed, which is no fault
     assert "2.wav" in caplog.text and "3.wav" not in caplog.text
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def picture_folder(folder: Path) -> dict[str, tuple[str, str]]:
+    """Pictures of every kind; returns name -> (fault, note) in the order of their rows."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    for name in ("good.png", "good.jpg", "cut.jpg", "cut.png"):
+        picture.save(folder / name)
+    picture.convert("RGBA").save(folder / "glass.png")
+    picture.convert("CMYK").save(folder / "print.jpg")
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    picture.save(folder / "moving.gif", save_all=True, append_images=[Image.new("RGB", picture.size)])
+    spoil(folder / "cut.jpg", 0.6)
+    spoil(folder / "cut.png", 0.6)
+    (folder / "page.png").write_bytes(b"<html>404</html>")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    return {
+        "good.png": ("", ""),
+        "good.jpg": ("", ""),
+        "glass.png": ("", ""),
+        "print.jpg": ("", "for print"),
+        "deep.png": ("", "16 bits"),
+        "moving.gif": ("", "several frames"),
+        "cut.jpg": ("truncated or damaged", ""),
+        "cut.png": ("truncated or damaged", ""),
+        "page.png": ("a web page, not media", ""),
+        "phone.heic": ("unreadable", ""),
+    }
+
+
+def test_verdict_on_every_kind_of_picture(tmp_path: Path) -> None:
+    verdicts = picture_folder(tmp_path)
+    write_metadata(tmp_path, [(name, f"a picture of {name}") for name in verdicts])
+    report = scan_folder(tmp_path)
+    rows = {name: row for row, name in enumerate(verdicts, start=2)}
+    for found, place in ((report.faults, 0), (report.notes, 1)):
+        expected = {(name, rows[name], verdict[place]) for name, verdict in verdicts.items() if verdict[place]}
+        assert {(fault.path.name, fault.row, fault.reason) for fault in found} == expected
+    assert report.kind == "image" and report.sizes == {"30 x 40": 6}
+    assert report.modes == {"RGB": 2, "RGBA": 1, "CMYK": 1, "I;16": 1, "P": 1}
+    squeezed = [" ".join(line.split()) for line in report.render().splitlines()]
+    for line in ("Pixels 30 x 40: 6", "truncated or damaged: 2", "several frames: 1", "Faults: 4, left out"):
+        assert line in squeezed
+    assert not [line for line in squeezed if line.startswith(("Duration", "Sampling rates"))]
+    phone = next(line for line in squeezed if line.startswith("phone.heic"))
+    assert phone.endswith("row 11 Pillow does not decode .heic files: convert it to PNG or JPEG")
+
+
+def test_many_sizes_are_summed_up(tmp_path: Path) -> None:
+    for side in range(1, 13):
+        Image.new("RGB", (side, 8)).save(tmp_path / f"{side}.png")
+        (tmp_path / f"{side}.txt").write_text("a")
+    assert ", 4 other sizes" in scan_folder(tmp_path).render()
+
+
+def test_the_other_kind_of_folder_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(InputError, match="holds image files, and data.kind is audio"):
+        usable_rows(AudioData(path=tmp_path))
+    assert len(usable_rows(ImageData(path=tmp_path, kind="image"))) == 1

@@ -12,7 +12,9 @@ from torch.distributions import Normal
 from latentdiff.diffusion.coordinates import (
     Coordinate,
     Variance,
+    check_prediction,
     convert,
+    ddim_step,
     diffuse,
     in_coordinate,
     posterior,
@@ -23,6 +25,7 @@ from latentdiff.diffusion.coordinates import (
     z_0_and_eps,
 )
 from latentdiff.diffusion.schedule import DiscreteSchedule, alpha_bar_of_flow_time, alpha_bar_of_sigma
+from latentdiff.errors import InputError
 
 COORDINATES: tuple[Coordinate, ...] = get_args(Coordinate)
 LINEAR = DiscreteSchedule.named("linear")
@@ -137,9 +140,9 @@ def test_variances_of_the_reverse_step() -> None:
     assert small[0] == small[1]
     assert posterior_variances(DiscreteSchedule(torch.tensor([0.3]))).tolist() == pytest.approx([0.3])
     ends = torch.tensor([-1.0, 1.0], dtype=torch.float64)
-    learned = reverse_log_variance(LINEAR, 5, "learned_range", ends)
-    fixed = [reverse_log_variance(LINEAR, 5, kind) for kind in ("fixed_small", "fixed_large")]
-    assert torch.allclose(learned, torch.stack(fixed), rtol=1e-12)
+    learned = reverse_log_variance(LINEAR, 5, "learned_range", ends, ends)
+    fixed = [reverse_log_variance(LINEAR, 5, kind, ends) for kind in ("fixed_small", "fixed_large")]
+    assert torch.allclose(learned, torch.cat(fixed), rtol=1e-12)
 
 
 @pytest.mark.parametrize("variance", get_args(Variance))
@@ -158,6 +161,38 @@ def test_the_reverse_step_is_that_of_diffusers(prediction: Coordinate, variance:
         assert torch.allclose(mean + (0.5 * log_variance).exp() * noise, step, rtol=0, atol=1e-8)
     mean, _ = reverse_step(LINEAR, 0, output, z_t, prediction, variance)
     assert torch.allclose(mean, scheduler.step(output, 0, z_t).prev_sample, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("variance", get_args(Variance))
+def test_the_reverse_step_takes_a_time_for_each(variance: Variance) -> None:
+    z_t, output, _ = draw(4, 3, 4)
+    if variance == "learned_range":
+        output = torch.cat([output, output.tanh()], dim=1)
+    t = torch.tensor([0, 3, 500, 999])
+    mean, log_variance = reverse_step(LINEAR, t, output, z_t, "epsilon", variance)
+    for i, step in enumerate(t.tolist()):
+        one = slice(i, i + 1)
+        alone = reverse_step(LINEAR, step, output[one], z_t[one], "epsilon", variance)
+        assert torch.equal(mean[one], alone[0]) and torch.equal(log_variance[one], alone[1])
+
+
+@pytest.mark.parametrize("coordinate", COORDINATES)
+def test_ddim_steps_chain_where_the_prediction_is_right(coordinate: Coordinate) -> None:
+    """With one z_0 the path is known: any step along it lands on it."""
+    z_0, eps, a_t = draw()
+    a_s = torch.linspace(0.9, 0.2, 6, dtype=torch.float64)
+    value = in_coordinate(z_0, eps, a_t, coordinate)
+    landed = ddim_step(value, diffuse(z_0, eps, a_t), a_t, a_s, coordinate)
+    assert torch.allclose(landed, diffuse(z_0, eps, a_s), rtol=0, atol=1e-10)
+
+
+def test_eps_without_any_signal_is_refused() -> None:
+    levels = DiscreteSchedule.named("linear", zero_terminal_snr=True).alpha_bar
+    for prediction in ("epsilon", "score"):
+        with pytest.raises(InputError, match=f"'{prediction}' says nothing.*v_prediction"):
+            check_prediction(prediction, levels)
+    check_prediction("v_prediction", levels)
+    check_prediction("epsilon", LINEAR.alpha_bar)
 
 
 def test_velocity_of_any_rank() -> None:

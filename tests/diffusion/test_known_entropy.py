@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from latentdiff.diffusion import likelihood
+from latentdiff.diffusion.learned_schedule import LearnedSchedule
 from latentdiff.diffusion.likelihood import BIN, Likelihood, continuous_bound, ode_likelihood, vlb
 from latentdiff.diffusion.schedule import DiscreteSchedule, LogLinearSchedule, NoiseSchedule
-from latentdiff.models.gamma import LearnedGamma
 
 LEVELS = torch.arange(256, dtype=torch.float64) * BIN - 1
 LINEAR = DiscreteSchedule.named("linear")
@@ -161,7 +161,7 @@ def test_vlb_at_1000_steps_is_within_one_percent_of_the_entropy(name: str, kind:
 @pytest.mark.parametrize("kind", ["fixed", "learned"])
 def test_continuous_bound_is_within_one_percent_of_the_entropy(name: str, kind: str) -> None:
     torch.manual_seed(0)
-    learned = LearnedGamma(width=8).double()
+    learned = LearnedSchedule(width=8).double()
     off, error = known_continuous(name, LogLinearSchedule() if kind == "fixed" else learned)
     assert error < 0.005
     assert abs(off) < 0.01

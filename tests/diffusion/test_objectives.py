@@ -1,7 +1,8 @@
 """The objectives: moments, identities in float64, agreement with diffusers, weights, drawn times."""
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -9,15 +10,23 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from latentdiff.diffusion.coordinates import Variance, diffuse, in_coordinate, velocity
+from latentdiff.diffusion.likelihood import BIN, vlb
 from latentdiff.diffusion.objectives import (
+    P2,
+    VLB,
     DenoisingObjective,
+    Hybrid,
+    Objective,
     PredictionType,
-    diffuse,
     min_snr_weight,
-    velocity,
+    one_step_vae,
+    p2_weight,
 )
+from latentdiff.diffusion.schedule import DiscreteSchedule
+from latentdiff.errors import InputError
 
-PREDICTIONS: tuple[PredictionType, ...] = ("epsilon", "v_prediction")
+PREDICTIONS: tuple[PredictionType, ...] = get_args(PredictionType)
 SCHEDULES: list[dict[str, Any]] = [
     {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
     {"beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195},
@@ -84,18 +93,29 @@ def test_min_snr_weights() -> None:
     assert v_weight.tolist() == pytest.approx([0.01 / 1.01, 1 / 2, 5 / 6, 5 / 51])
 
 
-def test_min_snr_weighs_both_predictions_alike() -> None:
-    """The same network's error, said as eps or as v, must count the same."""
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_weights_do_not_depend_on_what_is_predicted(prediction: PredictionType) -> None:
+    """The same network's error, said as eps, z_0 or v, must count the same."""
     z_0, eps, a = draw()
     guess = z_0 + 0.1
-    z_t = diffuse(z_0, eps, a)
     signal, noise = a.sqrt()[:, None, None, None], (1 - a).sqrt()[:, None, None, None]
-    eps_error = ((z_t - signal * guess) / noise - eps).square().flatten(1).mean(1)
-    v_error = ((signal * z_t - guess) / noise - velocity(z_0, eps, a)).square().flatten(1).mean(1)
-    by_eps = min_snr_weight(a, 5.0, "epsilon") * eps_error
-    by_v = min_snr_weight(a, 5.0, "v_prediction") * v_error
-    assert torch.allclose(by_eps, by_v, rtol=1e-6)
-    assert torch.allclose(by_eps, (a / (1 - a)).clamp(max=5.0) * 0.01, rtol=1e-6)
+    guessed_eps = (diffuse(z_0, eps, a) - signal * guess) / noise
+    t, snr = torch.arange(6), a / (1 - a)
+    said = in_coordinate(guess, guessed_eps, a, prediction)
+    weighted = DenoisingObjective(a, prediction, 5.0).loss(lambda z_t, t: said, z_0, t, eps)
+    assert torch.allclose(weighted, snr.clamp(max=5.0) * 0.01, rtol=1e-6)
+    prioritised = P2(a, prediction, gamma=0.5, k=2.0).loss(lambda z_t, t: said, z_0, t, eps)
+    assert torch.allclose(prioritised, snr / (2.0 + snr).sqrt() * 0.01, rtol=1e-6)
+
+
+def test_p2_weights() -> None:
+    """Choi et al. 2022: 1 / (k + snr)^gamma on the error of eps."""
+    snr = torch.tensor([0.01, 1.0, 3.0], dtype=torch.float64)
+    assert p2_weight(snr / (1 + snr), 1.0, 1.0, "epsilon").tolist() == pytest.approx([1 / 1.01, 1 / 2, 1 / 4])
+    assert p2_weight(snr / (1 + snr), 0.5, 1.0, "v_prediction").tolist() == pytest.approx(
+        [0.01 / 1.01**1.5, 1 / 2**1.5, 3 / 4**1.5]
+    )
+    assert p2_weight(snr / (1 + snr), 0.0, 1.0, "epsilon").tolist() == pytest.approx([1, 1, 1])
 
 
 def objective(prediction: PredictionType, min_snr_gamma: float | None = None) -> DenoisingObjective:
@@ -108,7 +128,7 @@ def perfect(z_0: Tensor, alpha_bar: Tensor, prediction: PredictionType) -> Calla
     def denoise(z_t: Tensor, t: Tensor) -> Tensor:
         a = alpha_bar[t]
         eps = (z_t - a.sqrt()[:, None, None, None] * z_0) / (1 - a).sqrt()[:, None, None, None]
-        return eps if prediction == "epsilon" else velocity(z_0, eps, a)
+        return in_coordinate(z_0, eps, a, prediction)
 
     return denoise
 
@@ -162,3 +182,136 @@ def test_drawn_times_follow_the_generator() -> None:
     first, again, other = (goal.draw_times(16, torch.Generator().manual_seed(s)) for s in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+SMALL = DiscreteSchedule.named("cosine", 12)
+
+
+def pixels(*shape: int) -> Tensor:
+    return torch.randint(256, shape, generator=torch.Generator().manual_seed(5)).double() * BIN - 1
+
+
+def network(z_t: Tensor, t: Tensor) -> Tensor:
+    return 0.8 * z_t + 0.05 * t.reshape(-1, *[1] * (z_t.dim() - 1))
+
+
+def with_variance(z_t: Tensor, t: Tensor) -> Tensor:
+    return torch.cat([network(z_t, t), z_t.tanh()], dim=1)
+
+
+@pytest.mark.parametrize("dequantisation", ["none", "discretised"])
+@pytest.mark.parametrize("variance", get_args(Variance))
+def test_the_vlb_objective_averages_to_the_bound(
+    variance: Variance, dequantisation: Literal["none", "discretised"]
+) -> None:
+    """At each t with the same noise, T losses have the mean of `vlb`, to float64."""
+    x_0, steps = pixels(3, 2, 4), 12
+    denoise = with_variance if variance == "learned_range" else network
+    objective = VLB(SMALL, "epsilon", variance, dequantisation)
+    options: Any = {"prediction": "epsilon", "variance": variance, "dequantisation": dequantisation}
+    whole = vlb(SMALL, denoise, x_0, generator=torch.Generator().manual_seed(3), **options)
+    generator = torch.Generator().manual_seed(3)
+    losses = []
+    for step in reversed(range(steps)):
+        eps = torch.randn(x_0.shape, dtype=torch.float64, generator=generator)
+        losses.append(objective.loss(denoise, x_0, torch.full((3,), step), eps))
+    bits = whole.per_example() / (8 * math.log(2))
+    assert torch.allclose(torch.stack(losses).mean(0), bits, rtol=1e-10)
+    # Mixed times give each example what it gets alone.
+    t, eps = torch.tensor([0, 5, 11]), torch.randn(x_0.shape, dtype=torch.float64)
+    together = objective.loss(denoise, x_0, t, eps)
+    alone = [objective.loss(denoise, x_0[i : i + 1], t[i : i + 1], eps[i : i + 1]) for i in range(3)]
+    assert torch.allclose(together, torch.cat(alone), rtol=1e-12)
+
+
+def test_the_vlb_has_a_gradient_everywhere() -> None:
+    """At the decoder too, with data on both edges of its range."""
+    x_0 = torch.tensor([[-1.0, 1.0, 128 * BIN - 1]] * 4).double()
+    guess = torch.zeros(4, 3, dtype=torch.float64, requires_grad=True)
+    objective = VLB(SMALL, "sample", "fixed_small")
+    objective.loss(lambda z_t, t: guess, x_0, torch.tensor([0, 0, 1, 11]), torch.ones_like(x_0)).sum().backward()
+    assert guess.grad is not None and guess.grad.isfinite().all()
+    towards = guess.grad[:, :2].sign()
+    assert torch.equal(towards, torch.tensor([[1.0, -1.0]] * 4).double())
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_hybrid_is_the_simple_loss_with_a_bound_for_the_variance(prediction: PredictionType) -> None:
+    x_0, t = pixels(4, 2, 4), torch.tensor([0, 1, 6, 11])
+    eps = torch.randn(x_0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mean = torch.full_like(x_0, 0.3, requires_grad=True)
+    learned = torch.full_like(x_0, -0.2, requires_grad=True)
+
+    def denoise(z_t: Tensor, t: Tensor) -> Tensor:
+        return torch.cat([mean, learned], dim=1)
+
+    hybrid = Hybrid(SMALL, prediction, vlb_weight=0.25).loss(denoise, x_0, t, eps)
+    simple = DenoisingObjective(SMALL.alpha_bar, prediction).loss(lambda z_t, t: mean, x_0, t, eps)
+    bound = VLB(SMALL, prediction, "learned_range").loss(denoise, x_0, t, eps)
+    assert torch.allclose(hybrid, simple + 0.25 * bound, rtol=1e-10)
+    by_mean, by_learned = torch.autograd.grad(hybrid.sum(), [mean, learned])
+    assert torch.allclose(by_mean, torch.autograd.grad(simple.sum(), [mean], retain_graph=True)[0], rtol=1e-12)
+    assert torch.allclose(by_learned, 0.25 * torch.autograd.grad(bound.sum(), [learned])[0], rtol=1e-12)
+    assert by_learned.abs().min() > 0
+
+
+def test_the_learned_variance_finds_the_best_one() -> None:
+    """Where the data are N(0, 1), so is every z_t, and the step back has variance beta, the upper end of the range."""
+    schedule, generator = DiscreteSchedule.named("linear", 50), torch.Generator().manual_seed(1)
+    objective = Hybrid(schedule, dequantisation="none", vlb_weight=1.0)
+    z_0 = torch.randn(3000, 1, generator=generator)
+    place = torch.zeros(50, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.Adam([place], lr=0.05)
+
+    def denoise(z_t: Tensor, t: Tensor) -> Tensor:
+        eps = (1 - schedule.alpha_bar[t]).sqrt()[:, None] * z_t
+        return torch.cat([eps, place[t][:, None]], dim=1)
+
+    for _ in range(100):
+        t, eps = objective.draw_times(3000, generator), torch.randn(z_0.shape, generator=generator)
+        optimiser.zero_grad()
+        objective.loss(denoise, z_0, t, eps).mean().backward()
+        optimiser.step()
+    assert float(place.detach().mean()) == pytest.approx(1, abs=0.05)
+    assert float(place.detach().min()) > 0.7
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.6])
+def test_a_vae_with_data_sized_latent_is_the_bound_of_one_step(beta: float) -> None:
+    """C10 as a training loss: the VAE's own, with its gradient, on the same network and noise."""
+    x = pixels(8, 5)
+    eps = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    decoder = torch.nn.Linear(5, 5).double()
+    encoded = torch.distributions.Normal(math.sqrt(1 - beta) * x, math.sqrt(beta))
+    decoded = torch.distributions.Normal(decoder(encoded.mean + encoded.stddev * eps), math.sqrt(beta))
+    above = torch.where(x > 0.999, 1.0, decoded.cdf(x + BIN / 2))
+    below = torch.where(x < -0.999, 0.0, decoded.cdf(x - BIN / 2))
+    divergence = torch.distributions.kl_divergence(encoded, torch.distributions.Normal(0, 1)).sum(1)
+    expected = (divergence - (above - below).log().sum(1)) / (5 * math.log(2))
+    objective = one_step_vae(beta)
+    t = objective.draw_times(8, torch.Generator())
+    loss = objective.loss(lambda z_1, t: decoder(z_1), x, t, eps)
+    assert torch.equal(t, torch.zeros(8, dtype=torch.int64))
+    assert torch.allclose(loss, expected, rtol=1e-7)
+    found, true = (torch.autograd.grad(value.sum(), [decoder.weight])[0] for value in (loss, expected))
+    assert torch.allclose(found, true, rtol=1e-6)
+
+
+@pytest.mark.parametrize("objective", [VLB(SMALL), Hybrid(SMALL)], ids=["vlb", "hybrid"])
+def test_data_out_of_the_decoders_range_are_refused(objective: Objective) -> None:
+    x_0 = torch.full((2, 1, 2), 1.3)
+    denoise = with_variance if objective.output_channels == 2 else network
+    with pytest.raises(InputError, match="0..255"):
+        objective.loss(denoise, x_0, torch.zeros(2, dtype=torch.int64), torch.zeros_like(x_0))
+
+
+@pytest.mark.parametrize("kind", [DenoisingObjective, P2, VLB, Hybrid])
+def test_eps_without_any_signal_is_refused(kind: Any) -> None:
+    zero = DiscreteSchedule.named("linear", zero_terminal_snr=True)
+    process = zero if kind in (VLB, Hybrid) else zero.alpha_bar
+    with pytest.raises(InputError, match="use v_prediction"):
+        kind(process, "epsilon")
+    objective = kind(process, "v_prediction")
+    x_0, t = pixels(2, 1, 3), torch.tensor([0, 999])
+    denoise = with_variance if objective.output_channels == 2 else network
+    assert objective.loss(denoise, x_0, t, torch.ones_like(x_0)).isfinite().all()

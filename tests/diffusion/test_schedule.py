@@ -10,9 +10,11 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from torch import Tensor
 
 from latentdiff.diffusion.coordinates import diffuse
+from latentdiff.diffusion.learned_schedule import LearnedSchedule
 from latentdiff.diffusion.samplers import SAMPLERS, make_scheduler
 from latentdiff.diffusion.schedule import (
     BETA_SCHEDULES,
+    LEAST_ALPHA_BAR,
     DiscreteSchedule,
     LogLinearSchedule,
     NoiseSchedule,
@@ -23,14 +25,13 @@ from latentdiff.diffusion.schedule import (
     time_of_log_snr,
 )
 from latentdiff.errors import InputError
-from latentdiff.models.gamma import LearnedGamma
 
 AUDIOLDM: dict[str, Any] = {"beta_start": 0.0015, "beta_end": 0.0195}
 
 
-def learned() -> LearnedGamma:
+def learned() -> LearnedSchedule:
     torch.manual_seed(0)
-    return LearnedGamma(width=32).double()
+    return LearnedSchedule(width=32).double()
 
 
 @pytest.mark.parametrize("name", BETA_SCHEDULES)
@@ -160,6 +161,50 @@ def test_time_of_log_snr_is_the_inverse(schedule: NoiseSchedule) -> None:
     assert torch.allclose(again, t, rtol=0, atol=1e-9 * max(schedule.t_end, 1))
     with pytest.raises(InputError, match="log-snr from 99 to 99"):
         time_of_log_snr(schedule, torch.tensor([99.0]))
+
+
+def test_zero_terminal_snr_goes_through_a_configuration_and_back() -> None:
+    schedule = DiscreteSchedule.named("scaled_linear", 200, **AUDIOLDM, zero_terminal_snr=True)
+    config = schedule.to_config()
+    assert torch.equal(DiscreteSchedule.from_config(config).alpha_bar, schedule.alpha_bar)
+    # Lifted, the last level is what diffusers' solvers in sigma have, and the flag brings the exact one back.
+    lifted = schedule.lifted()
+    assert torch.equal(lifted.alpha_bar[:-1], schedule.alpha_bar[:-1])
+    assert float(lifted.alpha_bar[-1]) == pytest.approx(LEAST_ALPHA_BAR, rel=1e-6)
+    again = DiscreteSchedule.from_config(lifted.to_config() | {"rescale_betas_zero_snr": True})
+    assert torch.allclose(again.alpha_bar, schedule.alpha_bar, rtol=1e-5)
+    assert again.betas[-1] == 1
+    plain = DiscreteSchedule.named("linear")
+    assert plain.lifted() is plain and "rescale_betas_zero_snr" not in plain.to_config()
+    # Trained betas that do end with signal are rescaled when the flag says so.
+    rescaled = DiscreteSchedule.from_config(plain.to_config() | {"rescale_betas_zero_snr": True})
+    assert torch.allclose(
+        rescaled.alpha_bar, DiscreteSchedule.named("linear", zero_terminal_snr=True).alpha_bar, rtol=0, atol=1e-6
+    )
+
+
+def test_a_learned_schedule_of_two_ends_stays_log_linear() -> None:
+    ends, t = LearnedSchedule(-9.0, 4.0, width=0), torch.linspace(0, 1, 11)
+    assert torch.allclose(ends.gamma(t), LogLinearSchedule(-9.0, 4.0).gamma(t), atol=1e-5)
+    assert len(list(ends.parameters())) == 2
+
+
+def test_the_gradient_of_a_learned_schedule_is_split() -> None:
+    """Between the ends it goes through the given function, at the ends it does not."""
+    schedule, t = learned(), torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+
+    def gradients(factor: float) -> dict[str, Tensor]:
+        schedule.zero_grad()
+        gamma, slope = schedule.gamma_and_slope(t, lambda gradient: factor * gradient)
+        assert torch.allclose(gamma, schedule.gamma(t), rtol=1e-10)
+        (gamma.square() + slope.square()).sum().backward()
+        return {name: p.grad.clone() for name, p in schedule.named_parameters() if p.grad is not None}
+
+    once, thrice = gradients(1.0), gradients(3.0)
+    for name in ("gamma_min", "log_span"):
+        assert torch.allclose(once[name], thrice[name], rtol=1e-10)
+    for name in ("first", "inner", "outer"):
+        assert torch.allclose(3 * once[name], thrice[name], rtol=1e-10) and once[name].abs().max() > 0
 
 
 def test_the_learned_schedule_grows_from_end_to_end_and_learns() -> None:

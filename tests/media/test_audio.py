@@ -72,8 +72,8 @@ def loud_and_quiet() -> np.ndarray:
 BROKEN: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "empty": ("a.wav", lambda: b"", "empty file"),
     "empty_mp3": ("a.mp3", lambda: b"", "empty file"),
-    "web_page": ("a.wav", lambda: b"\n<!DOCTYPE html><html>404</html>" * 40, "a web page, not audio"),
-    "web_page_mp3": ("a.mp3", lambda: b"<html>404</html>" * 40, "a web page, not audio"),
+    "web_page": ("a.wav", lambda: b"\n<!DOCTYPE html><html>404</html>" * 40, "a web page, not media"),
+    "web_page_mp3": ("a.mp3", lambda: b"<html>404</html>" * 40, "a web page, not media"),
     "noise_bytes": ("a.wav", lambda: np.random.default_rng(0).bytes(9000), "unreadable"),
     "noise_bytes_mp3": ("a.mp3", lambda: np.random.default_rng(0).bytes(9000), "unreadable"),
     "apple": ("a.m4a", lambda: b"\0\0\0\x1cftypM4A " + bytes(900), "unreadable"),

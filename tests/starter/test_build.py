@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, SpeechT5HifiGan, T5EncoderModel
 
-from latentdiff import TextToAudioPipeline
+from latentdiff import TextToAudioPipeline, TextToImagePipeline
 from latentdiff.names import bundled_folder
 from latentdiff.starter.build import LIMIT_BYTES, build
 
@@ -26,6 +26,13 @@ def test_build_halves_the_weights_and_use_stays_in_float32(tiny_pipeline: Path, 
         p("a dog", generator=torch.Generator().manual_seed(0), output_type="latent").audios for p in (original, pipe)
     )
     torch.testing.assert_close(first, second, atol=0.05, rtol=0.05)
+
+
+def test_a_pipeline_of_pictures_is_built_too(tiny_image_pipeline: Path, tmp_path: Path) -> None:
+    size = build(tiny_image_pipeline, tmp_path / "half", vocoder=None)
+    assert 0.4 < size / sum(path.stat().st_size for path in tiny_image_pipeline.rglob("*.safetensors")) < 0.75
+    pipe = TextToImagePipeline.from_pretrained(tmp_path / "half")
+    assert {p.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder) for p in part.parameters()} == {torch.float32}
 
 
 def test_starter_audio_fits_and_its_parts_load_alone() -> None:

@@ -1,4 +1,4 @@
-"""The loop and the recipes: exact resume, guards, what is saved, and that shuffled captions would be noticed."""
+"""The loop and the recipes: guards, what is saved, and that shuffled captions would be noticed."""
 
 import json
 import shutil
@@ -14,13 +14,8 @@ from latentdiff import InputError, TextToAudioPipeline
 from latentdiff.config import NewTextEncoder
 from latentdiff.models.loading import load_autoencoder, load_vocoder
 from latentdiff.models.text import new_t5, new_tokenizer
-from latentdiff.training.loop import (
-    NonFiniteError,
-    Trainer,
-    overfit_one_batch,
-    seeded_generator,
-    weighted_sum,
-)
+from latentdiff.training.guards import NonFiniteError
+from latentdiff.training.loop import Trainer, overfit_one_batch, seeded_generator, weighted_sum
 from latentdiff.training.recipes import RECIPES
 from tests.training.conftest import debug_config, diffusion_parts, train
 
@@ -29,31 +24,8 @@ def manifest(output: Path, step: int) -> dict[str, dict]:
     return json.loads((output / "checkpoints" / f"step-{step:08d}" / "manifest.json").read_text())["files"]
 
 
-@pytest.mark.parametrize("stage", ["vae", "vocoder", "clap", "diffusion", "judge"])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resumed_equals_unbroken(
-    stage: str, workers: int, stages: dict[str, Path], tones: Path, tmp_path: Path
-) -> None:
-    """Stopped after step 3 (in the middle of the second epoch) and started again: every tensor is the same."""
-    if workers and stage in ("clap", "judge"):
-        pytest.skip("the items are those of vae and vocoder; workers are tried there")
-    parts = diffusion_parts(stages) if stage == "diffusion" else []
-    config = debug_config(stage, tones, tmp_path / "run", f"data.num_workers={workers}", *parts)
-    train(config)
-    unbroken = manifest(tmp_path / "run", 6)
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000006")
-    train(config)
-    resumed = manifest(tmp_path / "run", 6)
-    exact = [name for name in unbroken if name.endswith((".safetensors", ".bin"))]
-    assert any("model" in name for name in exact) and any("optimizer" in name for name in exact)
-    for name in exact:
-        assert unbroken[name]["sha256"] == resumed[name]["sha256"], name
-    averages = [name for name in unbroken if name.startswith("custom_checkpoint")]
-    assert averages  # learning-rate schedules and the moving average
-
-
 def test_weights_do_move_between_checkpoints(stages: dict[str, Path]) -> None:
-    """Guards the test above: equal hashes would mean nothing if training changed nothing."""
+    """Guards the tests of resuming: equal weights would mean nothing if training changed nothing."""
     for output in stages.values():
         assert manifest(output, 3)["model.safetensors"]["sha256"] != manifest(output, 6)["model.safetensors"]["sha256"]
 

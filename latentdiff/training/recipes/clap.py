@@ -11,8 +11,7 @@ from torch.utils.data import Dataset
 from transformers import ClapModel
 
 from latentdiff.config import CLAPRecipe, CLAPTower
-from latentdiff.data.items import WaveItems, split_rows
-from latentdiff.data.scan import usable_rows
+from latentdiff.data.items import WaveItems, split_usable
 from latentdiff.models.clap import audio_features, embed_audio, embed_text, load_clap, new_clap
 from latentdiff.models.text import tokenize
 from latentdiff.training.recipe import Losses, Recipe, Step
@@ -36,7 +35,7 @@ class CLAPTraining(Recipe[CLAPRecipe]):
 
     def __init__(self, config: CLAPRecipe, device: torch.device) -> None:
         super().__init__(config, device)
-        rows, held_out = split_rows(usable_rows(config.data), config.data.held_out)
+        rows, held_out = split_usable(config.data)
         if isinstance(config.model, CLAPTower):
             captions = [caption for row in rows for caption in row.captions]
             self.clap, self.tokenizer, self.features = new_clap(config.model, captions)
@@ -60,7 +59,7 @@ class CLAPTraining(Recipe[CLAPRecipe]):
         return self.networks["clap"](features, ids.to(self.device), mask.to(self.device))
 
     def losses(self, batch: dict[str, Any], step: Step) -> Iterator[tuple[str, Losses]]:
-        sounds, texts, scales = self.embed(batch["wave"], batch["caption"])
+        sounds, texts, scales = self.embed(batch["media"], batch["caption"])
         if torch.distributed.is_initialized():  # negatives from every rank, with gradients
             sounds = torch.cat(all_gather(sounds))
             texts = torch.cat(all_gather(texts))

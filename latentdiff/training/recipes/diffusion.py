@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
-from latentdiff.config import DiffusionRecipe, NewTextEncoder
-from latentdiff.data.items import WaveItems, split_rows
-from latentdiff.data.scan import usable_rows
+from latentdiff.config import DiffusionRecipe, ImageData, NewTextEncoder
+from latentdiff.data.items import WaveItems, split_usable
 from latentdiff.diffusion.objectives import DenoisingObjective
 from latentdiff.diffusion.samplers import make_scheduler
 from latentdiff.errors import InputError
@@ -32,9 +31,10 @@ from latentdiff.models.text import (
     new_tokenizer,
     tokenize,
 )
+from latentdiff.pipelines.base import LatentDiffusionPipeline
 from latentdiff.pipelines.text_to_audio import TextToAudioPipeline
-from latentdiff.training.first_stage import FirstStage
-from latentdiff.training.previews import save_waves
+from latentdiff.pipelines.text_to_image import TextToImagePipeline
+from latentdiff.training.first_stage import SoundStage, first_stage
 from latentdiff.training.recipe import Losses, Recipe, Step
 
 
@@ -71,8 +71,8 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
 
     def __init__(self, config: DiffusionRecipe, device: torch.device) -> None:
         super().__init__(config, device)
-        self.first_stage = FirstStage(config.vae, config.vocoder, config.data.seconds, device)
-        rows, held_out = split_rows(usable_rows(config.data), config.data.held_out)
+        self.first_stage = first_stage(config, device)
+        rows, held_out = split_usable(config.data)
         self.scheduler = make_scheduler(config.sampler, config.schedule.model_dump())
         self.objective = DenoisingObjective(
             self.scheduler.alphas_cumprod, config.schedule.prediction_type, config.min_snr_gamma
@@ -134,7 +134,7 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
         return self.latents
 
     def predict(self, z_t: Tensor, t: Tensor, captions: list[str], rows: list[int]) -> Tensor:
-        """The network's prediction for z_t (B, C, h, w) at t (B,) under captions; ``rows`` are their sounds."""
+        """The network's prediction for z_t (B, C, h, w) at t (B,) under captions; ``rows`` are their media."""
         ids = mask = pooled = None
         if self.tokenizer is not None:
             ids, mask = (part.to(self.device) for part in tokenize(self.tokenizer, captions))
@@ -181,27 +181,32 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
             figures[name] = total / count
         pipeline = self.pipeline()
         pipeline.set_progress_bar_config(disable=True)
-        seeds = [torch.Generator().manual_seed(seed) for seed in range(len(captions[:4]))]
-        seconds = self.config.data.seconds
-        waves, rate = pipeline(captions[:4], seconds, generator=seeds, output_type="pt", return_dict=False)
-        assert isinstance(waves, Tensor) and isinstance(rate, int)
-        save_waves(folder, waves, rate, [f"{i}" for i in range(len(seeds))])
-        (folder / "prompts.txt").write_text("\n".join(captions[:4]) + "\n")
+        prompts = captions[:: max(1, count // 4)][:4]
+        seeds = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
+        self.first_stage.modality.save_samples(folder, pipeline(prompts, generator=seeds))
+        (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
         return figures
 
-    def pipeline(self) -> TextToAudioPipeline:
+    def pipeline(self) -> LatentDiffusionPipeline:
         """What has been trained so far, as a user would use it."""
+        parts: dict[str, Any] = {
+            "vae": self.first_stage.vae,
+            "unet": self.unet,
+            "scheduler": self.scheduler,
+            "text_encoder": self.text_encoder,
+            "tokenizer": self.tokenizer,
+            "default_steps": self.config.default_steps,
+            "default_guidance": self.config.default_guidance,
+        }
+        if isinstance(self.config.data, ImageData):
+            height, width = self.config.data.size
+            return TextToImagePipeline(**parts, default_height=height, default_width=width)
+        assert isinstance(self.first_stage, SoundStage)
         return TextToAudioPipeline(
-            vae=self.first_stage.vae,
-            unet=self.unet,
-            scheduler=self.scheduler,
+            **parts,
             vocoder=self.first_stage.vocoder,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
             clap=self.clap,
             clap_tokenizer=self.clap_tokenizer,
-            default_steps=self.config.default_steps,
-            default_guidance=self.config.default_guidance,
             default_seconds=self.config.data.seconds,
         )
 

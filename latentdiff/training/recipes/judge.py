@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from latentdiff.config import JudgeRecipe
-from latentdiff.data.items import WaveItems, split_rows
-from latentdiff.data.scan import usable_rows
+from latentdiff.data.items import WaveItems, split_usable
 from latentdiff.errors import InputError
 from latentdiff.media.mel import resolve_mel
 from latentdiff.models.judge import AudioJudge
@@ -22,15 +21,14 @@ class JudgeTraining(Recipe[JudgeRecipe]):
 
     def __init__(self, config: JudgeRecipe, device: torch.device) -> None:
         super().__init__(config, device)
-        rows = [row for row in usable_rows(config.data) if row.labels]
-        if not rows:
+        train, held_out = ([row for row in rows if row.labels] for rows in split_usable(config.data))
+        if not train:
             raise InputError(f"{config.data.path}: no row of the metadata has 'sources', which a judge learns from.")
-        train, held_out = split_rows(rows, config.data.held_out)
         mel = resolve_mel(config.mel)
         samples = int(config.data.seconds * mel.sampling_rate)
         self.waves = WaveItems(train, mel.sampling_rate, samples)
         self.held_out = WaveItems(held_out, mel.sampling_rate, samples)
-        self.labels = sorted({label for row in rows for label in row.labels})
+        self.labels = sorted({label for row in [*train, *held_out] for label in row.labels})
         self.judge = AudioJudge(self.labels, config.width, mel.to_dict())
         self.networks: dict[str, nn.Module] = {"judge": self.judge}
         self.phases, self.averaged = {"judge": ("judge",)}, ("judge",)
@@ -50,7 +48,7 @@ class JudgeTraining(Recipe[JudgeRecipe]):
         return target.to(self.device)
 
     def losses(self, batch: dict[str, Any], step: Step) -> Iterator[tuple[str, Losses]]:
-        wave = augment(batch["wave"], step.generator)
+        wave = augment(batch["media"], step.generator)
         logits = self.networks["judge"](wave)
         loss = nn.functional.cross_entropy(logits, self.targets(batch["row"]), label_smoothing=0.02)
         yield "judge", {"cross_entropy": loss}

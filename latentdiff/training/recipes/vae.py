@@ -1,4 +1,4 @@
-"""Stage ``vae``: an autoencoder of x = mel, by reconstruction, KL and an optional adversarial term."""
+"""Stage ``vae``: an autoencoder of x, by reconstruction, KL and an optional adversarial term."""
 
 import logging
 from collections.abc import Iterator
@@ -12,19 +12,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from latentdiff.config import PatchAutoencoderConfig, VAERecipe
-from latentdiff.data.items import WaveItems, split_rows
-from latentdiff.data.scan import usable_rows
-from latentdiff.media.mel import LogMel, resolve_mel
+from latentdiff.data.folder import Row
+from latentdiff.data.items import MediaItems, split_usable
 from latentdiff.models.autoencoder import (
     Autoencoder,
     PatchAutoencoder,
-    build_autoencoder,
     compression,
     decode,
     posterior,
 )
 from latentdiff.models.discriminators import PatchDiscriminator, frozen, hinge_discriminator_loss
-from latentdiff.training.previews import save_mel_pairs
+from latentdiff.training.modality import modality_of
 from latentdiff.training.recipe import Losses, Recipe, Step
 
 logger = logging.getLogger(__name__)
@@ -51,17 +49,11 @@ class VAETraining(Recipe[VAERecipe]):
 
     def __init__(self, config: VAERecipe, device: torch.device) -> None:
         super().__init__(config, device)
-        mel = resolve_mel(config.mel)
-        rows, held_out = split_rows(usable_rows(config.data), config.data.held_out)
-        self.mel = LogMel(mel).to(device)
-        self.vae = build_autoencoder(config.autoencoder, mel.channels, mel)
-        # Whole frames, and as many as the compression divides.
-        frames = (
-            mel.frames(int(config.data.seconds * mel.sampling_rate)) // compression(self.vae) * compression(self.vae)
-        )
-        self.waves = WaveItems(rows, mel.sampling_rate, frames * mel.hop_length)
-        self.held_out = WaveItems(held_out, mel.sampling_rate, frames * mel.hop_length)
-        self.frames = frames
+        rows, held_out = split_usable(config.data)
+        self.modality = modality_of(config, device)
+        self.vae = self.modality.new_autoencoder(config.autoencoder)
+        self.media = self.modality.items(rows, compression(self.vae))
+        self.held_out = self.modality.items(held_out, compression(self.vae))
         if isinstance(config.autoencoder, PatchAutoencoderConfig):
             assert isinstance(self.vae, PatchAutoencoder)
             kept = self.vae.solve_linear(self.statistics_x)
@@ -70,28 +62,28 @@ class VAETraining(Recipe[VAERecipe]):
         self.phases, self.averaged = {"vae": ("vae",)}, ("vae",)
         self.weights = {name: w for name, w in config.weights.model_dump().items() if w}
         if config.weights.adversarial:
-            self.networks["discriminator"] = PatchDiscriminator(mel.channels)
+            self.networks["discriminator"] = PatchDiscriminator(self.modality.channels)
             self.phases = {"discriminator": ("discriminator",), **self.phases}
             self.weights["discriminator"] = 1.0
 
     @property
     def items(self) -> Dataset[dict[str, Any]]:
-        return self.waves
+        return self.media
 
-    def x_of(self, wave: Tensor) -> Tensor:
-        """x (B, C, T, F) of a waveform (B, S)."""
-        return self.mel.to_x(self.mel(self.mel.prepare(wave))[:, : self.frames])
+    def x_of(self, items: MediaItems, rows: list[Row]) -> Tensor:
+        """x (B, C, H, W) of rows, always the same one."""
+        parts = (items.stack(rows[i : i + 32]) for i in range(0, len(rows), 32))
+        return torch.cat([self.modality.to_x(part.to(self.device)) for part in parts])
 
     @cached_property
     def statistics_x(self) -> Tensor:
         """x of evenly spaced training files, for PCA and the latent's scale."""
-        rows = self.waves.rows
+        rows = self.media.rows
         chosen = [rows[i * len(rows) // self.config.statistics_items] for i in range(self.config.statistics_items)]
-        chosen = list(dict.fromkeys(chosen))  # a small folder has fewer files than that
-        return torch.cat([self.x_of(torch.from_numpy(self.waves.crop(row))[None].to(self.device)) for row in chosen])
+        return self.x_of(self.media, list(dict.fromkeys(chosen)))  # a small folder has fewer files than that
 
     def losses(self, batch: dict[str, Any], step: Step) -> Iterator[tuple[str, Losses]]:
-        x = self.x_of(batch["wave"])
+        x = self.modality.to_x(batch["media"])
         reconstruction, mean, log_variance = self.networks["vae"](x, step.generator)
         terms = {
             "reconstruction": (reconstruction - x).abs().mean(),
@@ -108,14 +100,11 @@ class VAETraining(Recipe[VAERecipe]):
         yield "vae", terms
 
     def validate(self, folder: Path) -> dict[str, float]:
-        x = torch.cat(
-            [self.x_of(torch.from_numpy(self.held_out.crop(r))[None].to(self.device)) for r in self.held_out.rows[:64]]
-        )
+        x = self.x_of(self.held_out, self.held_out.rows[:64])
         reconstruction, mean, _ = self.networks["vae"](x, None)
-        save_mel_pairs(folder, self.mel.from_x(x), self.mel.from_x(reconstruction), self.mel.config, count=4)
         return {
             "reconstruction": float((reconstruction - x).abs().mean()),
-            "log_mel_l1": float((self.mel.from_x(reconstruction) - self.mel.from_x(x)).abs().mean()),
+            **self.modality.compare(folder, x, reconstruction),
             "latent_std": float(mean.std()),
         }
 
@@ -130,7 +119,9 @@ class VAETraining(Recipe[VAERecipe]):
         x = self.statistics_x
         warnings = []
         if float(x.std()) < 1e-3:
-            warnings.append(f"x has a standard deviation of {float(x.std()):.2g}: are the recordings silent?")
+            warnings.append(
+                f"x has a standard deviation of {float(x.std()):.2g}: are the recordings silent, or the pictures empty?"
+            )
         if not np.isfinite(float(x.sum())):
             warnings.append("x is not finite on the training data.")
         return warnings

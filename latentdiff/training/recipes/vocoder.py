@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from latentdiff.config import VocoderRecipe
-from latentdiff.data.items import WaveItems, split_rows
-from latentdiff.data.scan import usable_rows
+from latentdiff.data.items import WaveItems, split_usable
 from latentdiff.errors import InputError
 from latentdiff.media.mel import LogMel, require_same_mel, resolve_mel
 from latentdiff.media.spectral import multi_resolution_stft
@@ -40,7 +39,7 @@ class VocoderTraining(Recipe[VocoderRecipe]):
             )
         self.mel_config = resolve_mel(config.mel)
         self.mel = LogMel(self.mel_config).to(device)
-        rows, held_out = split_rows(usable_rows(config.data), config.data.held_out)
+        rows, held_out = split_usable(config.data)
         rate, hop = self.mel_config.sampling_rate, self.mel_config.hop_length
         self.waves = WaveItems(rows, rate, int(config.data.seconds * rate) // hop * hop)
         self.held_out = WaveItems(held_out, rate, int(4 * rate) // hop * hop)
@@ -81,7 +80,7 @@ class VocoderTraining(Recipe[VocoderRecipe]):
         return voice(self.networks["vocoder"], log_mel, self.mel, mel_iterations)
 
     def losses(self, batch: dict[str, Any], step: Step) -> Iterator[tuple[str, Losses]]:
-        wave = self.mel.prepare(batch["wave"])
+        wave = self.mel.prepare(batch["media"])
         log_mel = self.log_mel(wave)
         made = self.voice(self.condition(log_mel), self.config.training_mel_iterations)
         terms = {"mel": (self.log_mel(made) - log_mel).abs().mean()}

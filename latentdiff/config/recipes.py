@@ -1,0 +1,154 @@
+"""The configurations of the stages, by their key ``stage``."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from latentdiff.config.sections import (
+    AnyData,
+    AudioData,
+    AutoencoderConfig,
+    CLAPTower,
+    DataConfig,
+    GeneratorConfig,
+    ImageData,
+    MelSection,
+    NewTextEncoder,
+    NoiseScheduleConfig,
+    OptimizerConfig,
+    PatchAutoencoderConfig,
+    Section,
+    TrainConfig,
+    UNetConfig,
+    VAEWeights,
+    VocoderWeights,
+)
+
+
+def _is_of_pictures(values: Any) -> bool:
+    data = values.get("data") if isinstance(values, dict) else None
+    return isinstance(data, dict) and data.get("kind") == "image"
+
+
+class Recipe(Section):
+    """The keys every training configuration has."""
+
+    data: DataConfig
+    output: Path
+    seed: int = Field(0, ge=0, lt=2**31)
+    train: TrainConfig
+    optimizer: OptimizerConfig
+
+
+class VAERecipe(Recipe):
+    """Train an autoencoder of x."""
+
+    stage: Literal["vae"]
+    data: AnyData
+    mel: str | dict[str, Any] | None = "starter-16k-64"
+    """The mel front end of sounds: a preset's name or all its fields; null for pictures."""
+    autoencoder: AutoencoderConfig = PatchAutoencoderConfig()
+    weights: VAEWeights = VAEWeights()
+    adversarial_start: int = Field(0, ge=0)
+    """First step at which the discriminator's verdict reaches the autoencoder."""
+    statistics_items: int = Field(512, gt=1)
+    """Training items from which PCA is solved and the latent scale measured."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_mel(cls, values: Any) -> Any:
+        return {"mel": None, **values} if _is_of_pictures(values) else values
+
+    @model_validator(mode="after")
+    def _mel_of_sounds_only(self) -> Self:
+        if (self.mel is None) != isinstance(self.data, ImageData):
+            raise ValueError(
+                "sounds need a mel (leave it out for the default)"
+                if self.mel is None
+                else "mel is a key for sounds, and data.kind is image; leave it out"
+            )
+        return self
+
+
+class VocoderRecipe(Recipe, MelSection):
+    """Train a HiFi-GAN vocoder of the mel."""
+
+    stage: Literal["vocoder"]
+    data: AudioData
+    generator: GeneratorConfig = GeneratorConfig()
+    mel_iterations: int = Field(0, ge=0)
+    """How often the mel is imposed on the output (`LogMel.impose`) in use; HiFi-GAN itself: 0."""
+    training_mel_iterations: int = Field(0, ge=0)
+    """The same in training, where each one costs; 0 exactly where ``mel_iterations`` is 0."""
+    discriminator_width: int = Field(32, gt=0)
+    """Channels of the discriminators' first layer; 32 is HiFi-GAN's multi-period size."""
+    weights: VocoderWeights = VocoderWeights()
+    adversarial_start: int = Field(0, ge=0)
+    """Step at which the discriminators come in; before it only the spectral terms train."""
+    vae: str | None = None
+    """Folder of a VAE that half of the training mels go through, so that the vocoder knows its smoothness."""
+
+
+class CLAPRecipe(Recipe):
+    """Train a joint embedding of sounds and captions."""
+
+    stage: Literal["clap"]
+    data: AudioData
+    model: CLAPTower | str = CLAPTower()
+    """Sizes of a new model, or a folder or hub id to go on from."""
+
+
+class DiffusionRecipe(Recipe):
+    """Train the denoiser (and, if it is new, the text encoder) on latents."""
+
+    stage: Literal["diffusion"]
+    data: AnyData
+    vae: Annotated[str | None, BeforeValidator(lambda vae: None if vae == "none" else vae)]
+    """Folder or hub id, or for pictures ``none``: z is x itself."""
+    vocoder: str | None = None
+    """Folder or hub id; sounds need one, pictures have none."""
+    text_encoder: NewTextEncoder | str | None = NewTextEncoder()
+    """A new small T5, or a folder or hub id of a published one (kept frozen), or null: no token sequence."""
+    clap: str | None = None
+    """Folder or hub id of a CLAP whose embedding also conditions (FiLM); null: none."""
+    clap_condition: Literal["text", "audio"] = "text"
+    """What CLAP sees in training; at use it always sees the prompt (AudioLDM trains on ``audio``)."""
+    pooled_tokens: bool = False
+    """Also add the mean of the T5 tokens to the time embedding (FiLM): what the prompt is about reaches every
+    layer at once, and is learnt much sooner than through attention alone. Where CLAP is given, it has that place."""
+    unet: UNetConfig = UNetConfig()
+    schedule: NoiseScheduleConfig = NoiseScheduleConfig()
+    caption_dropout: float = Field(0.1, ge=0, lt=1)
+    """Chance of the empty caption, which classifier-free guidance needs."""
+    min_snr_gamma: float | None = Field(None, gt=0)
+    """Clamp of the loss weight (Hang et al. 2023); null: the plain loss."""
+    sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc", "heun", "euler"] = "dpmsolver++"
+    """The saved pipeline's scheduler, with its default number of steps and guidance scale."""
+    default_steps: int = Field(20, gt=0)
+    default_guidance: float = Field(3.0, ge=0)
+
+    @model_validator(mode="after")
+    def _parts_of_the_medium(self) -> Self:
+        if isinstance(self.data, ImageData):
+            for key in ("vocoder", "clap"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} is a key for sounds, and data.kind is image; leave it out")
+            return self
+        for key in ("vae", "vocoder"):
+            if getattr(self, key) is None:
+                raise ValueError(f"{key} is missing: sounds need one, name its folder or hub id")
+        return self
+
+
+class JudgeRecipe(Recipe, MelSection):
+    """Train a classifier of the ``sources`` labels, to listen to what a generator makes."""
+
+    stage: Literal["judge"]
+    data: AudioData
+    width: int = Field(48, gt=0)
+
+
+AnyRecipe = Annotated[
+    VAERecipe | VocoderRecipe | CLAPRecipe | DiffusionRecipe | JudgeRecipe, Field(discriminator="stage")
+]

@@ -1,0 +1,142 @@
+"""Training in processes of their own, forked from one that has imported everything, so that each costs little.
+
+Real processes with real signals; only the import of the libraries is shared. What a test wants to hit (a step, a
+save, ...) is made long, and says so by a file.
+"""
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 200.0
+
+
+@contextmanager
+def children() -> Iterator[Callable[..., BaseProcess]]:
+    """A function that starts `train` with its arguments in a new process; what still runs at the end is killed."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["latentdiff.training.loop", "latentdiff.training.recipes", __name__])
+    started = []
+
+    def start(*arguments: Any, **options: Any) -> BaseProcess:
+        process = context.Process(target=train, args=arguments, kwargs=options)
+        process.start()
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.kill()
+            process.join()
+
+
+def train(
+    config: Any, log: Path, moment: str = "", seconds: float = 0.0, environment: dict[str, str] | None = None
+) -> None:
+    """Train as the command line does, with the log in a file and one moment made longer.
+
+    The rows of each micro-batch go into a file beside the log.
+    """
+    os.setsid()  # a process group of its own, as a launcher gives
+    os.environ.update(environment or {})
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    import torch
+
+    from latentdiff.config import save_config
+    from latentdiff.training import launch
+
+    torch.set_num_threads(1)
+    note_rows(log.with_suffix(".rows"))
+    if moment:
+        lengthen(moment, lambda: (reached(log).touch(), time.sleep(seconds)))
+    given = log.with_suffix(".yaml")
+    save_config(config, given)
+    sys.exit(launch.main([str(given)]))
+
+
+def note_rows(path: Path) -> None:
+    """Write a line with the step and the rows of each micro-batch."""
+    from latentdiff.training.recipes.vae import VAETraining
+
+    losses = VAETraining.losses
+
+    def noted(recipe: Any, batch: Any, step: Any) -> Any:
+        with path.open("a") as file:
+            file.write(json.dumps([step.number, batch["row"]]) + "\n")
+        return losses(recipe, batch, step)
+
+    VAETraining.losses = noted
+
+
+def lengthen(moment: str, wait: Callable[[], object]) -> None:
+    """Call ``wait`` in that moment of training."""
+    from accelerate import Accelerator
+
+    from latentdiff.training import loop
+    from latentdiff.training.recipes import RECIPES
+
+    if moment == "start":
+        loop.Trainer._check_early = lambda trainer: wait()
+    elif moment == "step":
+        step = loop.Trainer._train_step
+
+        def slow_step(trainer: Any, batches: Any) -> Any:
+            if trainer.step == 2:
+                wait()
+            return step(trainer, batches)
+
+        loop.Trainer._train_step = slow_step
+    elif moment == "data":
+        read = loop.micro_batches
+
+        def slow_data(*arguments: Any) -> Iterator[Any]:
+            for number, batch in enumerate(read(*arguments)):
+                if number == 2:
+                    wait()
+                yield batch
+
+        loop.micro_batches = slow_data
+    elif moment == "validation":
+        for recipe in RECIPES.values():
+            recipe.validate = lambda recipe, folder: (wait(), {})[1]
+    else:
+        assert moment == "save"
+        save = Accelerator.save_state
+        Accelerator.save_state = lambda accelerator, folder: (save(accelerator, folder), wait())
+
+
+def reached(log: Path) -> Path:
+    """The file that says that the moment has come."""
+    return log.with_suffix(".reached")
+
+
+def wait_for(condition: Callable[[], object], what: str, *processes: BaseProcess) -> None:
+    """Wait until it is true; fail if that takes too long or a process ends before."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"no {what} after {PATIENCE} s"
+        assert all(process.is_alive() for process in processes), f"a process ended before: {what}"
+        time.sleep(0.02)
+
+
+def ranks(count: int) -> list[dict[str, str]]:
+    """The environment of each process of a group, as torchrun sets it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
