@@ -181,6 +181,9 @@ def test_a_batch_that_two_processes_cannot_share_is_said(
     config = debug_config("vae", tones, tmp_path / "run", "train.batch_size=3")
     logs = [tmp_path / f"log-{rank}" for rank in (0, 1)]
     pair = [start(config, log, environment=environment) for log, environment in zip(logs, ranks(2), strict=True)]
-    for process, log in zip(pair, logs, strict=True):
+    for process in pair:
         process.join(200)
-        assert process.exitcode == 2 and "which 2 processes cannot share equally" in log.read_text()
+    saying = [log for log in logs if "which 2 processes cannot share equally" in log.read_text()]
+    assert saying and all(pair[logs.index(log)].exitcode == 2 for log in saying)
+    # The one that says it may be gone before the other has come so far; that one then says that.
+    assert all(process.exitcode in (1, 2) for process in pair)
