@@ -41,19 +41,12 @@ class Recipe(Section):
     optimizer: OptimizerConfig
 
 
-class VAERecipe(Recipe):
-    """Train an autoencoder of x."""
+class EitherMedium(Recipe):
+    """A stage that learns from media of either kind, and sees sounds through a mel."""
 
-    stage: Literal["vae"]
     data: AnyData
     mel: str | dict[str, Any] | None = "starter-16k-64"
     """The mel front end of sounds: a preset's name or all its fields; null for pictures."""
-    autoencoder: AutoencoderConfig = PatchAutoencoderConfig()
-    weights: VAEWeights = VAEWeights()
-    adversarial_start: int = Field(0, ge=0)
-    """First step at which the discriminator's verdict reaches the autoencoder."""
-    statistics_items: int = Field(512, gt=1)
-    """Training items from which PCA is solved and the latent scale measured."""
 
     @model_validator(mode="before")
     @classmethod
@@ -69,6 +62,18 @@ class VAERecipe(Recipe):
                 else "mel is a key for sounds, and data.kind is image; leave it out"
             )
         return self
+
+
+class VAERecipe(EitherMedium):
+    """Train an autoencoder of x."""
+
+    stage: Literal["vae"]
+    autoencoder: AutoencoderConfig = PatchAutoencoderConfig()
+    weights: VAEWeights = VAEWeights()
+    adversarial_start: int = Field(0, ge=0)
+    """First step at which the discriminator's verdict reaches the autoencoder."""
+    statistics_items: int = Field(512, gt=1)
+    """Training items from which PCA is solved and the latent scale measured."""
 
 
 class VocoderRecipe(Recipe, MelSection):
@@ -141,12 +146,13 @@ class DiffusionRecipe(Recipe):
         return self
 
 
-class JudgeRecipe(Recipe, MelSection):
-    """Train a classifier of the ``sources`` labels, to listen to what a generator makes."""
+class JudgeRecipe(EitherMedium):
+    """Train a classifier of sounds by their ``sources``, or of pictures by each of their ``attributes``, to judge what
+    a generator makes."""
 
     stage: Literal["judge"]
-    data: AudioData
     width: int = Field(48, gt=0)
+    """Channels of the first stage."""
 
 
 AnyRecipe = Annotated[
