@@ -16,6 +16,7 @@ from latentdiff.config.recipes import (
 )
 from latentdiff.config.sections import (
     AnyData,
+    AnyUNet,
     AudioData,
     AutoencoderConfig,
     CLAPTower,
@@ -29,6 +30,7 @@ from latentdiff.config.sections import (
     NoiseScheduleConfig,
     OptimizerConfig,
     PatchAutoencoderConfig,
+    PlainUNetConfig,
     Section,
     TrainConfig,
     UNetConfig,
@@ -39,6 +41,7 @@ from latentdiff.config.sections import (
 __all__ = [
     "AnyData",
     "AnyRecipe",
+    "AnyUNet",
     "AudioData",
     "AutoencoderConfig",
     "CLAPRecipe",
@@ -55,6 +58,7 @@ __all__ = [
     "NoiseScheduleConfig",
     "OptimizerConfig",
     "PatchAutoencoderConfig",
+    "PlainUNetConfig",
     "Recipe",
     "Section",
     "TrainConfig",

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from latentdiff.config.sections import (
     AnyData,
+    AnyUNet,
     AudioData,
     AutoencoderConfig,
     CLAPTower,
@@ -18,6 +19,7 @@ from latentdiff.config.sections import (
     NoiseScheduleConfig,
     OptimizerConfig,
     PatchAutoencoderConfig,
+    PlainUNetConfig,
     Section,
     TrainConfig,
     UNetConfig,
@@ -29,6 +31,10 @@ from latentdiff.config.sections import (
 def _is_of_pictures(values: Any) -> bool:
     data = values.get("data") if isinstance(values, dict) else None
     return isinstance(data, dict) and data.get("kind") == "image"
+
+
+_WITHOUT_PROMPT = {"text_encoder": None, "caption_dropout": 0.0, "default_guidance": 1.0}
+"""What the keys of a `DiffusionRecipe` mean where ``conditioning`` is ``none``."""
 
 
 class Recipe(Section):
@@ -109,6 +115,8 @@ class DiffusionRecipe(Recipe):
 
     stage: Literal["diffusion"]
     data: AnyData
+    conditioning: Literal["prompt", "none"] = "prompt"
+    """What steers the denoiser. With ``none`` it makes pictures like the data, whose captions are not read."""
     vae: Annotated[str | None, BeforeValidator(lambda vae: None if vae == "none" else vae)]
     """Folder or hub id, or for pictures ``none``: z is x itself."""
     vocoder: str | None = None
@@ -122,7 +130,7 @@ class DiffusionRecipe(Recipe):
     pooled_tokens: bool = False
     """Also add the mean of the T5 tokens to the time embedding (FiLM): what the prompt is about reaches every
     layer at once, and is learnt much sooner than through attention alone. Where CLAP is given, it has that place."""
-    unet: UNetConfig = UNetConfig()
+    unet: AnyUNet = UNetConfig()
     schedule: NoiseScheduleConfig = NoiseScheduleConfig()
     caption_dropout: float = Field(0.1, ge=0, lt=1)
     """Chance of the empty caption, which classifier-free guidance needs."""
@@ -132,6 +140,26 @@ class DiffusionRecipe(Recipe):
     """The saved pipeline's scheduler, with its default number of steps and guidance scale."""
     default_steps: int = Field(20, gt=0)
     default_guidance: float = Field(3.0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_prompt(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("conditioning") != "none":
+            return values
+        return {**_WITHOUT_PROMPT, **values}
+
+    @model_validator(mode="after")
+    def _conditioning_is_what_it_says(self) -> Self:
+        if self.conditioning == "prompt":
+            if isinstance(self.unet, PlainUNetConfig):
+                raise ValueError("unet.kind is plain, which hears no prompt; set conditioning: none, or leave it out")
+            return self
+        if not isinstance(self.data, ImageData):
+            raise ValueError("conditioning is none, which only pictures can have; leave it out")
+        for key, value in {**_WITHOUT_PROMPT, "clap": None, "pooled_tokens": False}.items():
+            if getattr(self, key) != value:
+                raise ValueError(f"{key} is a key for models with prompts, and conditioning is none; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _parts_of_the_medium(self) -> Self:

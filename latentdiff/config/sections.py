@@ -180,12 +180,18 @@ class GeneratorConfig(Section):
 
 
 class NewTextEncoder(Section):
-    """A small T5 encoder trained jointly, with a tokenizer learnt from the captions."""
+    """A T5 encoder trained jointly, with a tokenizer learnt from the captions."""
 
     width: int = Field(192, gt=0)
     layers: int = Field(3, gt=0)
     heads: int = Field(4, gt=0)
     vocabulary: int = Field(2048, gt=64)
+    head_width: int | None = Field(None, gt=0)
+    """Channels of a head; null: the heads share the width."""
+    inner_width: int | None = Field(None, gt=0)
+    """Channels inside the feed-forward layers; null: twice the width."""
+    gated: bool = True
+    """GELU with a gate (T5 1.1), or without."""
 
 
 class CLAPTower(Section):
@@ -201,14 +207,44 @@ class CLAPTower(Section):
 
 
 class UNetConfig(Section):
-    """diffusers' `UNet2DConditionModel`, in its own words."""
+    """diffusers' `UNet2DConditionModel`, in its own words: it hears the prompt."""
 
+    kind: Literal["conditional"] = "conditional"
     block_out_channels: tuple[int, ...] = (96, 128, 160)
     layers_per_block: int = Field(1, gt=0)
     attention: tuple[bool, ...] = (False, True, True)
     """Whether a level has cross-attention."""
     attention_heads: int = Field(8, gt=0)
     norm_num_groups: int = Field(16, gt=0)
+
+
+class PlainUNetConfig(Section):
+    """diffusers' `UNet2DModel`, the U-Net of DDPM and its relatives: it hears no prompt."""
+
+    kind: Literal["plain"]
+    block_out_channels: tuple[int, ...] = (128, 256, 256, 256)
+    layers_per_block: int = Field(2, gt=0)
+    attention: tuple[bool, ...] = (False, True, False, False)
+    """Whether a level has self-attention; between the two halves there always is some."""
+    head_width: int | None = Field(None, gt=0)
+    """Channels of an attention head; null: one head."""
+    norm_num_groups: int = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    time_shift: Literal["default", "scale_shift"] = "default"
+    """How t reaches a block: added, or as scale and shift of its norm (improved DDPM)."""
+    time_width: int | None = Field(None, gt=0)
+    """Channels of the embedding of t; null: four times the first level's."""
+    resample: Literal["conv", "resnet"] = "conv"
+    """How the size changes between levels: by a convolution, or by a residual block (ADM, EDM)."""
+    fourier_features: bool = False
+    """Also see sin and cos of fine multiples of the input, and add it to the output (VDM)."""
+
+
+AnyUNet = Annotated[
+    Annotated[UNetConfig | PlainUNetConfig, Field(discriminator="kind")],
+    # One that hears the prompt is what a section without a kind means.
+    BeforeValidator(lambda unet: {"kind": "conditional", **unet} if isinstance(unet, dict) else unet),
+]
 
 
 class NoiseScheduleConfig(Section):

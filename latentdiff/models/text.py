@@ -117,16 +117,16 @@ def _in_fixed_order(tokenizer: Tokenizer) -> Unigram:
 
 
 def new_t5(config: NewTextEncoder, vocabulary: int) -> T5EncoderModel:
-    """A small T5 encoder (pre-norm, relative positions, gated GELU as in T5 1.1)."""
+    """A T5 encoder (pre-norm, relative positions, GELU)."""
     return T5EncoderModel(
         T5Config(
             vocab_size=vocabulary,
             d_model=config.width,
-            d_kv=config.width // config.heads,
-            d_ff=2 * config.width,
+            d_kv=config.head_width or config.width // config.heads,
+            d_ff=config.inner_width or 2 * config.width,
             num_layers=config.layers,
             num_heads=config.heads,
-            feed_forward_proj="gated-gelu",
+            feed_forward_proj="gated-gelu" if config.gated else "gelu",
             dropout_rate=0.0,
             relative_attention_max_distance=MAX_TOKENS,
         )
