@@ -132,6 +132,9 @@ class DiffusionRecipe(Recipe):
     layer at once, and is learnt much sooner than through attention alone. Where CLAP is given, it has that place."""
     unet: AnyUNet = UNetConfig()
     schedule: NoiseScheduleConfig = NoiseScheduleConfig()
+    balance: str | None = None
+    """An attribute of the metadata whose rare names are drawn more often: a row of a name that n rows have, by
+    1 / sqrt(n); null: all rows alike."""
     caption_dropout: float = Field(0.1, ge=0, lt=1)
     """Chance of the empty caption, which classifier-free guidance needs."""
     min_snr_gamma: float | None = Field(None, gt=0)

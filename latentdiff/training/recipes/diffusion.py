@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from latentdiff.config import DiffusionRecipe, ImageData, NewTextEncoder
+from latentdiff.data.balance import Repeated, balanced
 from latentdiff.data.items import WaveItems, split_usable
 from latentdiff.diffusion.objectives import DenoisingObjective
 from latentdiff.diffusion.samplers import make_scheduler
@@ -131,7 +132,10 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
 
     @property
     def items(self) -> Dataset[dict[str, Any]]:
-        return self.latents
+        if self.config.balance is None:
+            return self.latents
+        owners = [self.latents.rows[int(row)] for row in self.latents.owner]
+        return Repeated(self.latents, balanced(owners, self.config.balance))
 
     def predict(self, z_t: Tensor, t: Tensor, captions: list[str], rows: list[int]) -> Tensor:
         """The network's prediction for z_t (B, C, h, w) at t (B,) under captions; ``rows`` are their media."""
