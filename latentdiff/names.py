@@ -4,8 +4,8 @@ from pathlib import Path
 
 from latentdiff.errors import InputError
 
-SAMPLER_NAMES = ("ddim", "ddpm", "dpmsolver++", "unipc", "heun", "euler")
-"""The keys of `latentdiff.diffusion.samplers.SAMPLERS`, which imports diffusers."""
+SAMPLER_NAMES = ("ddim", "ddpm", "dpmsolver++", "unipc", "heun", "euler", "lcm", "cm")
+"""The samplers of `latentdiff.diffusion.samplers`, which imports diffusers; the last two are of few-step students."""
 
 MAX_SECONDS = 600.0
 """The longest sound that is made at once."""

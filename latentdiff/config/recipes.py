@@ -1,10 +1,11 @@
 """The configurations of the stages, by their key ``stage``."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from latentdiff.config.objectives import AnyObjective, ContinuousObjective, SimpleObjective
 from latentdiff.config.sections import (
     AnyData,
     AnyUNet,
@@ -35,6 +36,8 @@ def _is_of_pictures(values: Any) -> bool:
 
 _WITHOUT_PROMPT = {"text_encoder": None, "caption_dropout": 0.0, "default_guidance": 1.0}
 """What the keys of a `DiffusionRecipe` mean where ``conditioning`` is ``none``."""
+
+_OWN_PROCESS = [get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(ContinuousObjective)]
 
 
 class Recipe(Section):
@@ -131,14 +134,14 @@ class DiffusionRecipe(Recipe):
     """Also add the mean of the T5 tokens to the time embedding (FiLM): what the prompt is about reaches every
     layer at once, and is learnt much sooner than through attention alone. Where CLAP is given, it has that place."""
     unet: AnyUNet = UNetConfig()
-    schedule: NoiseScheduleConfig = NoiseScheduleConfig()
+    objective: AnyObjective = SimpleObjective()
+    schedule: NoiseScheduleConfig | None = NoiseScheduleConfig()
+    """The process of objectives on discrete times; null for the others, which say their own."""
     balance: str | None = None
     """An attribute of the metadata whose rare names are drawn more often: a row of a name that n rows have, by
     1 / sqrt(n); null: all rows alike."""
     caption_dropout: float = Field(0.1, ge=0, lt=1)
     """Chance of the empty caption, which classifier-free guidance needs."""
-    min_snr_gamma: float | None = Field(None, gt=0)
-    """Clamp of the loss weight (Hang et al. 2023); null: the plain loss."""
     sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc", "heun", "euler"] = "dpmsolver++"
     """The saved pipeline's scheduler, with its default number of steps and guidance scale."""
     default_steps: int = Field(20, gt=0)
@@ -150,6 +153,22 @@ class DiffusionRecipe(Recipe):
         if not isinstance(values, dict) or values.get("conditioning") != "none":
             return values
         return {**_WITHOUT_PROMPT, **values}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_schedule(cls, values: Any) -> Any:
+        objective = values.get("objective") if isinstance(values, dict) else None
+        kind = objective.get("kind") if isinstance(objective, dict) else None
+        return {"schedule": None, **values} if kind in _OWN_PROCESS else values
+
+    @model_validator(mode="after")
+    def _schedule_of_discrete_times_only(self) -> Self:
+        own = isinstance(self.objective, ContinuousObjective)
+        if own and self.schedule is not None:
+            raise ValueError(f"objective.kind is {self.objective.kind}, which says its own process; leave schedule out")
+        if not own and self.schedule is None:
+            raise ValueError("schedule is null, and the objective needs one; leave it out for the default")
+        return self
 
     @model_validator(mode="after")
     def _conditioning_is_what_it_says(self) -> Self:

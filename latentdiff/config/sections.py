@@ -248,11 +248,12 @@ AnyUNet = Annotated[
 
 
 class NoiseScheduleConfig(Section):
-    """The forward process, shared by training and sampling."""
+    """The forward process of objectives on discrete times, shared by training and sampling."""
 
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
-    """diffusers' names: CompVis's and AudioLDM's "linear" is ``scaled_linear`` here."""
+    """diffusers' names: CompVis's and AudioLDM's "linear" is ``scaled_linear`` here, cosine ``squaredcos_cap_v2``."""
     beta_start: float = Field(0.0015, gt=0, lt=1)
     beta_end: float = Field(0.0195, gt=0, lt=1)
     num_train_timesteps: int = Field(1000, gt=1)
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    rescale_betas_zero_snr: bool = False
+    """Shift the schedule so that nothing of the data is left at its end (Lin et al. 2023)."""

@@ -10,6 +10,7 @@ from latentdiff.config import AudioData, DiffusionRecipe, Framing
 from latentdiff.data.folder import Row
 from latentdiff.data.latents import LatentItems, encode_rows
 from latentdiff.errors import InputError
+from latentdiff.media.image import from_x
 from latentdiff.media.mel import MelConfig, require_same_mel, resolve_mel
 from latentdiff.models.autoencoder import Autoencoder, compression, decode, posterior
 from latentdiff.models.loading import load_autoencoder, load_vocoder, weights_hash
@@ -44,6 +45,13 @@ class FirstStage:
             return x, torch.zeros_like(x)
         q, scale = posterior(self.vae, x), self.vae.config.scaling_factor
         return q.mean * scale, q.std * scale
+
+    def exact(self, z: Tensor) -> Tensor:
+        """z (B, C, h, w) as it was before the cache's half precision, where that can be known: pixels have 256 values.
+
+        The bounds count on them, and VDM's noise begins ten times below the distance of two values.
+        """
+        return z if self.vae is not None else self.modality.to_x(from_x(z))
 
     @torch.no_grad()
     def check(self, latents: LatentItems) -> list[str]:
