@@ -47,6 +47,7 @@ class TextToImagePipeline(LatentDiffusionPipeline):
         default_guidance: guidance scale when the caller names none.
         default_height: pixels, when the caller names none.
         default_width: likewise.
+        guidance_range: lowest and highest scale that a distilled student has learnt to hear as an input.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
@@ -64,6 +65,7 @@ class TextToImagePipeline(LatentDiffusionPipeline):
         default_guidance: float = 3.0,
         default_height: int = 64,
         default_width: int = 64,
+        guidance_range: list[float] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(vae=vae, unet=unet, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
@@ -72,6 +74,7 @@ class TextToImagePipeline(LatentDiffusionPipeline):
             default_guidance=default_guidance,
             default_height=default_height,
             default_width=default_width,
+            guidance_range=guidance_range,
         )
         if vae is not None and getattr(vae.config, "mel", None):
             raise InputError("the VAE is one of sounds: it carries a mel definition. Give one of pictures.")

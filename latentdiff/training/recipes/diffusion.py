@@ -179,12 +179,7 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
                 denoise = partial(self.predict, captions=[prompts[i] for i in part.tolist()], rows=[])
                 total += float(self.objective.loss(denoise, z_0[part], t[part], eps[part]).sum())
             figures[name] = total / count
-        pipeline = self.pipeline()
-        pipeline.set_progress_bar_config(disable=True)
-        prompts = captions[:: max(1, count // 4)][:4]
-        seeds = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
-        self.first_stage.modality.save_samples(folder, pipeline(prompts, generator=seeds))
-        (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
+        self.first_stage.save_examples(folder, self.pipeline(), captions)
         return figures
 
     def pipeline(self) -> LatentDiffusionPipeline:
