@@ -123,7 +123,7 @@ def train(
 ) -> int:
     """Train a model from a configuration.
 
-    The configuration's `stage` says which: vae, vocoder, clap, diffusion or judge. It runs in this one
+    The configuration's `stage` says which: vae, vocoder, clap, diffusion, consistency or judge. It runs in this one
     process, so that Ctrl-C and a cluster's signals reach it. For several GPUs let accelerate start it,
     with the same configuration:
 

@@ -7,6 +7,9 @@ from latentdiff.errors import InputError
 SAMPLER_NAMES = ("ddim", "ddpm", "dpmsolver++", "unipc", "heun", "euler", "lcm", "cm")
 """The samplers of `latentdiff.diffusion.samplers`, which imports diffusers; the last two are of few-step students."""
 
+FEW_STEP_SAMPLER_NAMES = ("lcm", "cm")
+"""The keys of `CONSISTENCY_SAMPLERS` there: each the one sampler of a kind of few-step student."""
+
 MAX_SECONDS = 600.0
 """The longest sound that is made at once."""
 

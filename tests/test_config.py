@@ -235,7 +235,7 @@ def test_several_problems_are_said_at_once(diffusion: Path) -> None:
         ("- a\n- b\n", "does not hold keys"),
         ("stage: [vae\n", "not valid YAML"),
         ("stage: !!python/object:os.system {}\n", "not valid YAML"),
-        ("stage: unknown\n", "'vae', 'vocoder', 'clap', 'diffusion', 'judge'"),
+        ("stage: unknown\n", "'vae', 'vocoder', 'clap', 'diffusion', 'consistency', 'judge'"),
         ("1: 2\n" + VAE, "1: Keys should be strings"),
     ],
 )

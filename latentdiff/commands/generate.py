@@ -13,7 +13,15 @@ from latentdiff.commands.info import read_json
 from latentdiff.commands.medium import MEDIA, Medium
 from latentdiff.commands.outputs import plan_outputs
 from latentdiff.errors import InputError
-from latentdiff.names import BUNDLED, MAX_SECONDS, MAX_SIDE, PIPELINES, SAMPLER_NAMES, bundled_folder
+from latentdiff.names import (
+    BUNDLED,
+    FEW_STEP_SAMPLER_NAMES,
+    MAX_SECONDS,
+    MAX_SIDE,
+    PIPELINES,
+    SAMPLER_NAMES,
+    bundled_folder,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -131,7 +139,7 @@ def check(request: Request) -> None:
     if request.seed is not None and not 0 <= request.seed <= MAX_SEED - files + 1:
         raise InputError(f"--seed is {request.seed}; it and the seeds after it must stay from 0 to {MAX_SEED}.")
     if request.sampler is not None:
-        _require_choice("sampler", request.sampler, SAMPLER_NAMES)
+        _require_choice("sampler", request.sampler, (*SAMPLER_NAMES, *FEW_STEP_SAMPLER_NAMES))
     _require_choice("dtype", request.dtype, DTYPES)
     if request.device is not None and not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d{1,3})?", request.device):
         raise InputError(f"unknown --device '{request.device}'; use cpu, cuda, cuda:1 or mps.")
@@ -225,8 +233,10 @@ def load_pipeline(request: Request) -> Any:
         raise InputError(f"cannot load the model '{request.model}': {_reason(error)}.") from error
     pipe.set_progress_bar_config(disable=not sys.stderr.isatty())
     if request.sampler is not None:
-        from latentdiff.diffusion.samplers import make_scheduler
+        from latentdiff.diffusion.samplers import few_step_sampler, make_scheduler
 
+        if request.sampler in FEW_STEP_SAMPLER_NAMES and few_step_sampler(pipe.scheduler.config) != request.sampler:
+            raise InputError(f"--sampler {request.sampler} is for another kind of model than {request.model}.")
         pipe.scheduler = make_scheduler(request.sampler, pipe.scheduler.config)
     return pipe.to(device)
 

@@ -196,6 +196,62 @@ class DiffusionRecipe(Recipe):
         return self
 
 
+class DistillationConfig(Section):
+    """z_s is one step of the guided teacher, whose guidance scale is an input of the student (Luo et al. 2023)."""
+
+    kind: Literal["distillation"] = "distillation"
+    intervals: int = Field(50, gt=1)
+    """Equal parts of the time, at whose two ends the student is made to agree; also the most steps it can take."""
+    guidance: tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1)]] = (1.0, 4.0)
+    """Lowest and highest scale that it learns; the teacher's own default must be among them."""
+    target_decay: float = Field(0.95, ge=0, lt=1)
+    """Decay of the moving average of the student that it is held against; 0: against itself."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.guidance[0] > self.guidance[1]:
+            raise ValueError(f"method.guidance is {list(self.guidance)}; the lowest scale comes first")
+        return self
+
+
+class ConsistencyTrainingConfig(Section):
+    """z_s is from the data, no teacher is asked (Song and Dhariwal 2024). The student is held against itself."""
+
+    kind: Literal["training"]
+    first_intervals: int = Field(25, gt=1)
+    """Equal parts of the time at the beginning; doubled after equal parts of the run."""
+    intervals: int = Field(200, gt=1)
+    """The same at the end; also the most steps the student can take."""
+    caption_dropout: float = Field(0.1, ge=0, lt=1)
+    """Chance of the empty caption, which classifier-free guidance needs."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.first_intervals > self.intervals:
+            raise ValueError(
+                f"method.first_intervals is {self.first_intervals}; it must be at most method.intervals, "
+                f"{self.intervals}"
+            )
+        return self
+
+
+class ConsistencyRecipe(Recipe):
+    """Train a few-step student on a finished pipeline's latents."""
+
+    stage: Literal["consistency"]
+    data: AnyData
+    teacher: str
+    """Folder of a finished pipeline, or a bundled model's name. The student is one with its U-Net exchanged."""
+    method: Annotated[
+        Annotated[DistillationConfig | ConsistencyTrainingConfig, Field(discriminator="kind")],
+        # Distillation is what a section without a kind means.
+        BeforeValidator(lambda method: {"kind": "distillation", **method} if isinstance(method, dict) else method),
+    ] = DistillationConfig()
+    unet: UNetConfig | None = None
+    """Sizes of a new student; null: a copy of the teacher's U-Net, weights and all."""
+    default_steps: int = Field(4, gt=0)
+
+
 class JudgeRecipe(EitherMedium):
     """Train a classifier of sounds by their ``sources``, or of pictures by each of their ``attributes``, to judge what
     a generator makes."""
@@ -206,5 +262,6 @@ class JudgeRecipe(EitherMedium):
 
 
 AnyRecipe = Annotated[
-    VAERecipe | VocoderRecipe | CLAPRecipe | DiffusionRecipe | JudgeRecipe, Field(discriminator="stage")
+    VAERecipe | VocoderRecipe | CLAPRecipe | DiffusionRecipe | ConsistencyRecipe | JudgeRecipe,
+    Field(discriminator="stage"),
 ]

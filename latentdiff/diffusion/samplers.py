@@ -85,9 +85,8 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
         return _consistency_scheduler(name, config)
     if name not in SAMPLERS:
         raise InputError(f"unknown sampler '{name}'; choose one of {', '.join(SAMPLERS)}.")
-    for own, key in (("lcm", "timestep_scaling"), ("cm", "clip_denoised")):  # found in their configurations alone
-        if key in config:
-            raise InputError(f"this model is a few-step student, which '{name}' cannot sample; use its sampler, {own}.")
+    if own := few_step_sampler(config):
+        raise InputError(f"this model is a few-step student, which '{name}' cannot sample; use its sampler, {own}.")
     match family_of(config):
         case "flow":
             return _flow_scheduler(name, FlowSchedule.from_config(config))
@@ -107,6 +106,12 @@ def name_of(scheduler: SchedulerMixin) -> str:
             if type(scheduler) is kind:
                 return name
     return type(scheduler).__name__
+
+
+def few_step_sampler(config: Mapping[str, Any]) -> str | None:
+    """The one sampler of a few-step student, by its scheduler's configuration; None for other models."""
+    own = {"timestep_scaling": "lcm", "clip_denoised": "cm"}  # found in their configurations alone
+    return next((name for key, name in own.items() if key in config), None)
 
 
 def start_of(scheduler: SchedulerMixin, noise: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: B prompts times media a prompt, z (B, C, h, w).
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from transformers import ClapModel
 
+from latentdiff.diffusion.consistency import guidance_embedding
 from latentdiff.diffusion.process import check_same_process, prediction_of
 from latentdiff.diffusion.samplers import network_input, readable_output, start_of
 from latentdiff.errors import InputError
@@ -123,6 +125,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             each: media of each prompt.
             steps: sampling steps; None takes the model's default.
             guidance_scale: classifier-free guidance, 1 or less turns it off; None takes the model's default.
+                A distilled student hears it as an input, all others are run twice for it.
             negative_prompt: one for all or one for each prompt; None is the empty caption.
             generator: one for all, or one for each medium.
             latents: unit noise to start from.
@@ -137,13 +140,37 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             raise InputError(f"{steps} steps cannot be taken; give at least 1.")
         if each < 1:
             raise InputError(f"{each} {self.made} a prompt cannot be made; give at least 1.")
+        most = self.scheduler.config.get("original_inference_steps", steps)
+        if steps > most:
+            raise InputError(f"{steps} steps cannot be taken: this few-step student has learnt {most} at most.")
+        heard = self._guidance_input(guidance, negative_prompt)
         negative = None
-        if guidance > 1 and self.hears_prompts:
+        if guidance > 1 and heard is None and self.hears_prompts:
             negatives = _one_for_each(negative_prompt, len(prompts))
             negative = self.encode_prompt([text for text in negatives for _ in range(each)])
         prompts = [text for text in prompts for _ in range(each)]
         z = self.draw_latents((len(prompts), self.unet.config.in_channels, *size), generator, latents)
-        return self.denoise(z, self.encode_prompt(prompts), negative, guidance, steps, generator, callback)
+        tau = self.encode_prompt(prompts)
+        if heard is not None:
+            tau = replace(tau, guidance=heard.to(z).expand(len(z), -1))
+        return self.denoise(z, tau, negative, guidance, steps, generator, callback)
+
+    def _guidance_input(self, guidance_scale: float, negative_prompt: str | list[str] | None) -> Tensor | None:
+        """The scale (1, W) as a distilled student hears it; None for a model that is run twice for it.
+
+        Raises:
+            InputError: if the student has not learnt that scale, or a negative prompt is given to it.
+        """
+        width = self.unet.config.get("time_cond_proj_dim")
+        if width is None:
+            return None
+        if negative_prompt is not None:
+            raise InputError("this few-step student has its guidance built in, and no negative prompt; leave it out.")
+        scale = max(guidance_scale, 1.0)
+        low, high = self.config.guidance_range or (scale, scale)
+        if not low <= scale <= high:
+            raise InputError(f"this few-step student knows guidance from {low:g} to {high:g}; {scale:g} is outside.")
+        return guidance_embedding(torch.tensor([scale]), width)
 
     @torch.no_grad()
     def denoise(

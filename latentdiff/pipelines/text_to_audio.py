@@ -50,6 +50,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         default_guidance: guidance scale when the caller names none.
         default_seconds: length when the caller names none.
         prediction: what the network predicts; None believes the scheduler.
+        guidance_range: lowest and highest scale that a distilled student has learnt to hear as an input.
     """
 
     model_cpu_offload_seq = "text_encoder->clap->unet->vae->vocoder"
@@ -70,6 +71,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         default_guidance: float = 3.0,
         default_seconds: float = 4.096,
         prediction: str | None = None,
+        guidance_range: list[float] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -83,7 +85,10 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             clap_tokenizer=clap_tokenizer,
         )
         self.register_to_config(
-            default_steps=default_steps, default_guidance=default_guidance, default_seconds=default_seconds
+            default_steps=default_steps,
+            default_guidance=default_guidance,
+            default_seconds=default_seconds,
+            guidance_range=guidance_range,
         )
         self.keep_process(prediction)
         definition = getattr(vae.config, "mel", None)

@@ -48,6 +48,7 @@ class TextToImagePipeline(LatentDiffusionPipeline):
         default_height: pixels, when the caller names none.
         default_width: likewise.
         prediction: what the network predicts; None believes the scheduler.
+        guidance_range: lowest and highest scale that a distilled student has learnt to hear as an input.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
@@ -66,6 +67,7 @@ class TextToImagePipeline(LatentDiffusionPipeline):
         default_height: int = 64,
         default_width: int = 64,
         prediction: str | None = None,
+        guidance_range: list[float] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(vae=vae, unet=unet, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
@@ -74,6 +76,7 @@ class TextToImagePipeline(LatentDiffusionPipeline):
             default_guidance=default_guidance,
             default_height=default_height,
             default_width=default_width,
+            guidance_range=guidance_range,
         )
         self.keep_process(prediction)
         if vae is not None and getattr(vae.config, "mel", None):

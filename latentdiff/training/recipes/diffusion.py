@@ -211,16 +211,7 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
                 denoise = partial(self.predict, captions=[prompts[i] for i in part.tolist()], rows=[])
                 total += float(self.objective.loss(denoise, z_0[part], t[part], eps[part]).sum())
             figures[name] = total / count
-        pipeline = self.pipeline()
-        pipeline.set_progress_bar_config(disable=True)
-        prompts = captions[:: max(1, count // 4)][:4]
-        seeds = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
-        if self.prompted:
-            made = pipeline(prompts, generator=seeds)
-            (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
-        else:
-            made = pipeline(num_images_per_prompt=len(seeds), generator=seeds)
-        self.first_stage.modality.save_samples(folder, made)
+        self.first_stage.save_examples(folder, self.pipeline(), captions if self.prompted else None)
         return figures
 
     def scheduler(self) -> SchedulerMixin:
