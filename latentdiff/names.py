@@ -7,6 +7,9 @@ from latentdiff.errors import InputError
 SAMPLER_NAMES = ("ddim", "ddpm", "dpmsolver++", "unipc", "heun", "euler")
 """The keys of `latentdiff.diffusion.samplers.SAMPLERS`, which imports diffusers."""
 
+METRIC_NAMES = ("frechet", "kid", "kl", "inception", "clap", "prdc", "nearest", "judge", "round_trip")
+"""The keys of `latentdiff.evaluation.registry`, which imports torch."""
+
 MAX_SECONDS = 600.0
 """The longest sound that is made at once."""
 
