@@ -248,26 +248,11 @@ def evaluate(
     from latentdiff.commands.evaluate import evaluate as run
 
     request = Request(
-        subject=subject,
-        data=data,
-        reference=reference,
+        subject=subject, data=data, reference=reference, extractors=extractor or [], count=count, seed=seed,
         metrics=[name.strip() for name in metrics.split(",")] if metrics is not None else None,
-        extractors=extractor or [],
-        count=count,
-        seed=seed,
-        replicates=bootstrap,
-        duration=duration,
-        steps=steps,
-        guidance=guidance,
-        sampler=sampler,
-        device=device,
-        output=output,
-        cache=cache,
-        against=against,
-        shown=show,
-        keep_faulty=keep_faulty,
-        overwrite=overwrite,
-    )
+        replicates=bootstrap, duration=duration, steps=steps, guidance=guidance, sampler=sampler, device=device,
+        output=output, cache=cache, against=against, shown=show, keep_faulty=keep_faulty, overwrite=overwrite,
+    )  # fmt: skip
     run(request)
 
 

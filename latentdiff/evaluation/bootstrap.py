@@ -34,7 +34,7 @@ class Bootstrap:
         """The mean of one value an item, (N,): percentiles of resampled means."""
         values = np.asarray(values, dtype=np.float64)
         rng = np.random.default_rng(self.seed)
-        means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(self.replicates)]
+        means = values[rng.integers(len(values), size=(self.replicates, len(values)))].mean(1)
         low, high = np.quantile(means, self._tails)
         return Estimate(float(values.mean()), float(low), float(high), len(values))
 

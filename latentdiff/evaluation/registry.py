@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from latentdiff.evaluation.alignment import clap
 from latentdiff.evaluation.bootstrap import Bootstrap
@@ -10,6 +11,7 @@ from latentdiff.evaluation.evidence import Case, Evidence, Figures, NotComputabl
 from latentdiff.evaluation.neighbours import nearest_distances, prdc
 from latentdiff.evaluation.posteriors import inception, judge, kl
 from latentdiff.evaluation.round_trips import round_trip
+from latentdiff.evaluation.sets import MediaSet
 
 
 @dataclass(frozen=True)
@@ -59,5 +61,5 @@ METRICS: dict[str, Metric] = {
 }
 """Of features and logits."""
 
-MODEL_METRICS = {"round_trip": round_trip}
-"""Of a pipeline and real media, without an extractor: (pipeline, waves or pictures, bootstrap) -> figures."""
+MODEL_METRICS: dict[str, Callable[[Any, MediaSet, Bootstrap], Figures]] = {"round_trip": round_trip}
+"""Of a pipeline and held-out real media, without an extractor; here is the place of a likelihood too."""

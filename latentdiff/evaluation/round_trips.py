@@ -1,18 +1,22 @@
 """What a pipeline's own autoencoder and vocoder leave of real media."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from latentdiff.evaluation.bootstrap import Bootstrap
 from latentdiff.evaluation.evidence import Figures, NotComputableError
+from latentdiff.evaluation.sets import MediaSet
 from latentdiff.media.image import from_x, to_x
 from latentdiff.media.mel import LogMel
 from latentdiff.media.spectral import multi_resolution_stft
 from latentdiff.models.autoencoder import compression, posterior
+
+ROUND_TRIPS = 100
+"""Media that are taken through, at most; each costs a decoder and a vocoder."""
 
 
 def wave_distances(made: Tensor, real: Tensor, mel: LogMel) -> dict[str, Tensor]:
@@ -22,12 +26,12 @@ def wave_distances(made: Tensor, real: Tensor, mel: LogMel) -> dict[str, Tensor]
 
 
 @torch.no_grad()
-def round_trip(pipe: Any, media: Iterable[np.ndarray], bootstrap: Bootstrap) -> Figures:
+def round_trip(pipe: Any, media: MediaSet, bootstrap: Bootstrap) -> Figures:
     """Real media through encoder, decoder and vocoder: log-mel L1 and STFT distance, or PSNR of pictures in dB.
 
     Args:
         pipe: one of our pipelines.
-        media: waveforms (S,) at its rate, or pixels (H, W, 3), uint8.
+        media: real ones.
         bootstrap: of the intervals.
 
     Raises:
@@ -36,8 +40,9 @@ def round_trip(pipe: Any, media: Iterable[np.ndarray], bootstrap: Bootstrap) -> 
     if pipe.vae is None:
         raise NotComputableError("the model has no autoencoder")
     measure = _wave_trip if hasattr(pipe, "vocoder") else _picture_trip
-    found: dict[str, list[float]] = {}
-    for one in media:
+    rate = pipe.mel.config.sampling_rate if media.kind == "audio" else None
+    count, found = min(ROUND_TRIPS, len(media)), dict[str, list[float]]()
+    for one in tqdm(media.read(range(count), rate), "round trips", count, disable=None):
         for name, value in measure(pipe, torch.from_numpy(one).to(pipe.device)).items():
             found.setdefault(name, []).append(float(value))
     return {name: bootstrap.mean(np.array(values)) for name, values in found.items()}

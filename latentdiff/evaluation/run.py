@@ -23,8 +23,6 @@ from latentdiff.evaluation.sets import CAPTION_RULE, MediaSet
 
 FORMAT = 1
 """Of the report."""
-ROUND_TRIPS = 100
-"""Real media that are taken through the model's autoencoder, at most."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,8 @@ class Evaluation:
                 self._leave_out(name, extractor.name, str(error))
                 continue
             facts = self._made_by(extractor)
-            records += [_record(name, metric, key, one, floor.get(key), facts) for key, one in found.items()]
+            for key, one in found.items():
+                records.append(_record(name, _called(name, key, extractor), metric.better, one, floor.get(key), facts))
         return records
 
     def _of_model(self, pipe: Any | None) -> list[dict[str, Any]]:
@@ -183,18 +182,15 @@ class Evaluation:
                 continue
             real = self.sets.real
             rate = pipe.mel.config.sampling_rate if real.kind == "audio" else None
-            media = real.read(range(min(ROUND_TRIPS, len(real))), rate)
-            shown = tqdm(media, "round trips", min(ROUND_TRIPS, len(real)), disable=None)
             try:
-                found = measure(pipe, shown, self.bootstrap)
+                found = measure(pipe, real, self.bootstrap)
             except NotComputableError as error:
                 self._leave_out(name, "", str(error))
                 continue
             facts = self._made_by(None) | {"sampling_rate": rate, "resampler": _resampler(rate)}
             for key, one in found.items():
                 better = "higher" if key == "PSNR" else "lower"
-                metric = Metric("round trip", lambda case, bootstrap: {}, better)
-                records.append(_record(name, metric, key, one, None, facts))
+                records.append(_record(name, f"{name.replace('_', ' ')} {key}", better, one, None, facts))
         return records
 
     def _made_by(self, extractor: Extractor | None) -> dict[str, Any]:
@@ -253,22 +249,21 @@ def _nearest(subject: Evidence, reference: Evidence) -> list[tuple[int, float]]:
     return list(zip(numbers.tolist(), distances.tolist(), strict=True))
 
 
-def _record(
-    name: str, metric: Metric, key: str, one: Estimate, floor: Estimate | None, facts: dict[str, Any]
-) -> dict[str, Any]:
-    title = metric.title
-    if name == "frechet" and facts["sampling_rate"]:
+def _called(metric: str, key: str, extractor: Extractor) -> str:
+    """A figure's name; that of the Frechet distance says what field it comes from."""
+    title = METRICS[metric].title
+    if metric == "frechet" and extractor.kind == "audio":
         title = "FAD"
-    elif name == "frechet" and "inception" in (facts["extractor"] or "").lower():
+    elif metric == "frechet" and "inception" in extractor.name.lower():
         title = "FID"
-    return {
-        "metric": name,
-        "name": f"{title} {key}".strip(),
-        "better": metric.better,
-        **_numbers(one),
-        "floor": None if floor is None else _numbers(floor),
-        **facts,
-    }
+    return f"{title} {key}".strip()
+
+
+def _record(
+    metric: str, name: str, better: str, one: Estimate, floor: Estimate | None, facts: dict[str, Any]
+) -> dict[str, Any]:
+    numbers = {**_numbers(one), "floor": None if floor is None else _numbers(floor)}
+    return {"metric": metric, "name": name, "better": better, **numbers, **facts}
 
 
 def _numbers(one: Estimate) -> dict[str, Any]:
