@@ -43,7 +43,7 @@ def round_trip(pipe: Any, media: MediaSet, bootstrap: Bootstrap) -> Figures:
     rate = pipe.mel.config.sampling_rate if media.kind == "audio" else None
     count, found = min(ROUND_TRIPS, len(media)), dict[str, list[float]]()
     for one in tqdm(media.read(range(count), rate), "round trips", count, disable=None):
-        for name, value in measure(pipe, torch.from_numpy(one).to(pipe.device)).items():
+        for name, value in measure(pipe, torch.tensor(one, device=pipe.device)).items():
             found.setdefault(name, []).append(float(value))
     return {name: bootstrap.mean(np.array(values)) for name, values in found.items()}
 

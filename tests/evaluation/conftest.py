@@ -94,3 +94,15 @@ def looker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ViTForImageClassification(config).save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def evaluated(bank: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """The command line of an evaluation of starter-audio but for its output, and what it wrote."""
+    from latentdiff.cli import main
+
+    command = ["evaluate", "starter-audio", "--data", str(bank), "--count", "6", "-d", "1.024", "--steps", "4"]
+    command += ["--bootstrap", "20", "--show", "3", "--seed", "7"]
+    output = tmp_path_factory.mktemp("evaluated") / "first"
+    assert main([*command, "-o", str(output)]) == 0
+    return command, output
