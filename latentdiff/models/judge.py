@@ -89,9 +89,12 @@ class PictureJudge(ModelMixin, ConfigMixin):
         """Features (B, 64) of pictures (B, C, H, W), 0 to 255."""
         return self.embedding(self.stages(image.to_x(pixels)).flatten(1))
 
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Logits (B, names) by attribute of pictures (B, C, H, W), 0 to 255."""
-        features = self.features(pixels)
+    def classify(self, features: Tensor) -> dict[str, Tensor]:
+        """Logits (B, names) by attribute of features (B, 64)."""
         return {
             attribute: head(features) for attribute, head in zip(sorted(self.config.labels), self.heads, strict=True)
         }
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Logits (B, names) by attribute of pictures (B, C, H, W), 0 to 255."""
+        return self.classify(self.features(pixels))
