@@ -235,6 +235,13 @@ class ConsistencyTrainingConfig(Section):
         return self
 
 
+ConsistencyMethod = Annotated[
+    Annotated[DistillationConfig | ConsistencyTrainingConfig, Field(discriminator="kind")],
+    # Distillation is what a section without a kind means.
+    BeforeValidator(lambda method: {"kind": "distillation", **method} if isinstance(method, dict) else method),
+]
+
+
 class ConsistencyRecipe(Recipe):
     """Train a few-step student on a finished pipeline's latents."""
 
@@ -242,11 +249,7 @@ class ConsistencyRecipe(Recipe):
     data: AnyData
     teacher: str
     """Folder of a finished pipeline, or a bundled model's name. The student is one with its U-Net exchanged."""
-    method: Annotated[
-        Annotated[DistillationConfig | ConsistencyTrainingConfig, Field(discriminator="kind")],
-        # Distillation is what a section without a kind means.
-        BeforeValidator(lambda method: {"kind": "distillation", **method} if isinstance(method, dict) else method),
-    ] = DistillationConfig()
+    method: ConsistencyMethod = DistillationConfig()
     unet: UNetConfig | None = None
     """Sizes of a new student; null: a copy of the teacher's U-Net, weights and all."""
     default_steps: int = Field(4, gt=0)
