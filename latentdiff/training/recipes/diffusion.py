@@ -45,15 +45,19 @@ from latentdiff.training.recipe import Losses, Recipe, Step
 class ConditionedDenoiser(nn.Module):
     """Text encoder and U-Net in one forward pass, so that both can learn from the one loss.
 
-    A noise schedule that learns from it too is a part of this, although the objective calls it: whatever distributes,
-    averages and saves the network then does so with it.
+    A noise schedule that learns from it too, and what importance sampling remembers, are parts of this, although the
+    objective calls them: whatever distributes, averages and saves the network then does so with them.
     """
 
     def __init__(
-        self, unet: Denoiser, text_encoder: T5EncoderModel | None, schedule: LearnedSchedule | None = None
+        self,
+        unet: Denoiser,
+        text_encoder: T5EncoderModel | None,
+        schedule: LearnedSchedule | None = None,
+        times: ImportanceSampled | None = None,
     ) -> None:
         super().__init__()
-        self.unet, self.text_encoder, self.schedule = unet, text_encoder, schedule
+        self.unet, self.text_encoder, self.schedule, self.times = unet, text_encoder, schedule, times
 
     def train(self, mode: bool = True) -> "ConditionedDenoiser":
         """A published text encoder stays as it is: no dropout in what does not learn."""
@@ -104,10 +108,9 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
             for module in self.unet.modules():
                 if isinstance(module, Attention):
                     module.set_processor(AttnProcessor())
-        learned = learned_schedule_of(self.objective)
-        self.networks = {"denoiser": ConditionedDenoiser(self.unet, self.text_encoder, learned)}
-        if isinstance(self.drawn, ImportanceSampled):
-            self.networks["times"] = self.drawn  # has nothing to train, but a state to keep
+        times = self.drawn if isinstance(self.drawn, ImportanceSampled) else None
+        whole = ConditionedDenoiser(self.unet, self.text_encoder, learned_schedule_of(self.objective), times)
+        self.networks = {"denoiser": whole}
         self.phases, self.averaged = {"denoiser": ("denoiser",)}, ("denoiser",)
         self.weights = {"loss": 1.0}
 
