@@ -74,16 +74,14 @@ class PictureJudge(Extractor):
     kind = "image"
 
     def __init__(self, folder: str, device: torch.device) -> None:
-        model: Any = getattr(judges, "PictureJudge").from_pretrained(folder, torch_dtype=torch.float32)  # noqa: B009
-        self.model = model.eval().to(device)
+        self.model = judges.PictureJudge.from_pretrained(folder, torch_dtype=torch.float32).eval().to(device)
         self.classes = {attribute: list(names) for attribute, names in self.model.config.labels.items()}
-        size = self.model.config.image["size"]
-        self.size = (size, size) if isinstance(size, int) else tuple(size)  # (height, width)
+        self.size = tuple(self.model.config.image["size"])  # (height, width)
 
     def __call__(self, media: list[np.ndarray]) -> tuple[Tensor, dict[str, Tensor]]:
         pixels = torch.from_numpy(np.stack([self._sized(picture) for picture in media])).permute(0, 3, 1, 2)
-        pixels = pixels.to(self.model.device)
-        return self.model.features(pixels), self.model(pixels)
+        features = self.model.features(pixels.to(self.model.device))
+        return features, self.model.classify(features)
 
     def _sized(self, picture: np.ndarray) -> np.ndarray:
         height, width = self.size

@@ -39,6 +39,8 @@ class Conditioning:
     """(B, N), 1 where a token is real."""
     pooled: Tensor | None = None
     """(B, P), joined to the time embedding (FiLM, as AudioLDM has it): of CLAP, or the mean of the tokens."""
+    guidance: Tensor | None = None
+    """(B, W), the guidance scale as a few-step student hears it, also joined to the time embedding."""
 
     def unet_arguments(self) -> dict[str, Any]:
         """The keyword arguments under which `UNet2DConditionModel` knows these."""
@@ -46,6 +48,7 @@ class Conditioning:
             "encoder_hidden_states": self.tokens,
             "encoder_attention_mask": self.mask,
             "class_labels": self.pooled,
+            "timestep_cond": self.guidance,
         }
         return arguments
 
@@ -58,7 +61,7 @@ class Conditioning:
         return self._each(lambda part: part[index])
 
     def _each(self, change: Any) -> "Conditioning":
-        parts = (self.tokens, self.mask, self.pooled)
+        parts = (self.tokens, self.mask, self.pooled, self.guidance)
         return Conditioning(*(None if part is None else change(part) for part in parts))
 
 
@@ -117,16 +120,16 @@ def _in_fixed_order(tokenizer: Tokenizer) -> Unigram:
 
 
 def new_t5(config: NewTextEncoder, vocabulary: int) -> T5EncoderModel:
-    """A small T5 encoder (pre-norm, relative positions, gated GELU as in T5 1.1)."""
+    """A T5 encoder (pre-norm, relative positions, GELU)."""
     return T5EncoderModel(
         T5Config(
             vocab_size=vocabulary,
             d_model=config.width,
-            d_kv=config.width // config.heads,
-            d_ff=2 * config.width,
+            d_kv=config.head_width or config.width // config.heads,
+            d_ff=config.inner_width or 2 * config.width,
             num_layers=config.layers,
             num_heads=config.heads,
-            feed_forward_proj="gated-gelu",
+            feed_forward_proj="gated-gelu" if config.gated else "gelu",
             dropout_rate=0.0,
             relative_attention_max_distance=MAX_TOKENS,
         )
@@ -164,7 +167,7 @@ def mean_of_tokens(tau: Conditioning) -> Conditioning:
 
 
 def concatenate(first: Conditioning, second: Conditioning) -> Conditioning:
-    """The rows of both; the shorter token sequence is padded and masked."""
+    """The rows of both; the shorter token sequence is padded and masked. Neither has a guidance scale as an input."""
     tokens = mask = pooled = None
     if first.tokens is not None and second.tokens is not None:
         assert first.mask is not None and second.mask is not None
