@@ -134,3 +134,21 @@ def test_paired_by_name(sounds: Path, tmp_path: Path) -> None:
     found = figures_of(tmp_path / "out")
     assert found["KL"]["value"] == 0 and found["KL"]["count"] == 10 and found["KL"]["floor"]["value"] > 0
     assert found["nearest p5"]["value"] == found["nearest p5"]["floor"]["value"] > 0
+
+
+@pytest.mark.parametrize("count", [18, 10])
+def test_a_figure_and_its_floor_are_of_one_count(count: int, sounds: Path, tiny_clap: Path, tmp_path: Path) -> None:
+    """Fewer media than real ones: the floor is taken of as many, and where these are too few, it is said."""
+    made = write_sounds(tmp_path / "made", count, 1, "other")
+    (made / "metadata.jsonl").unlink()
+    reference = write_sounds(tmp_path / "reference", 20, 2)
+    command = ["evaluate", str(made), "--data", str(sounds), "--reference", str(reference), "--bootstrap", "20"]
+    command += ["--extractor", str(tiny_clap), "-o", str(tmp_path / "out")]
+    assert main(command) == 0
+    found = figures_of(tmp_path / "out")
+    assert found["KID"]["count"] == found["KID"]["floor"]["count"] == count
+    if count > 16:
+        assert found["FAD"]["count"] == found["FAD"]["floor"]["count"] == count
+    else:
+        reasons = [one["reason"] for one in report_of(tmp_path / "out")["left_out"] if one["metric"] == "frechet"]
+        assert "FAD" not in found and "at least 17 media to judge and there are 10" in reasons[0]
