@@ -162,6 +162,29 @@ def scan(
 
 
 @data_app.command()
+def encode(
+    config: Annotated[Path, typer.Argument(help="A YAML file of the stage diffusion.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Win over the file.")] = None,
+) -> None:
+    """Encode media and captions once, before training.
+
+    Latents (mean and deviation) and, where the text encoder or CLAP does not learn, embeddings go into OUTPUT/latents,
+    or where the configuration's `latents` says. Run again, it makes what is missing. For several processes:
+
+    \b
+      torchrun --nproc-per-node 8 -m latentdiff.cli data encode CONFIG [KEY=VALUE]...
+
+    \b
+    Example:
+      latentdiff data encode configs/audio/diffusion.yaml data.path=my-sounds latents=my-latents
+    """
+    from latentdiff.training.encode import encode as run
+
+    if said := run(config, overrides or []):
+        print(said)
+
+
+@data_app.command()
 def soundbank(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     clips: Annotated[int, typer.Option(help="How many.")] = 1000,

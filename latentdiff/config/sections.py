@@ -16,7 +16,8 @@ class DataConfig(Section):
     """Where the captioned media are."""
 
     path: Path
-    """A folder in the `audiofolder` or `imagefolder` convention: metadata.jsonl or metadata.csv, or .txt sidecars."""
+    """A folder in the `audiofolder` or `imagefolder` convention: metadata.jsonl or metadata.csv, or .txt sidecars. Or
+    WebDataset shards, here or in any store of fsspec: ``shards/{000..099}.tar``, ``s3://bucket/*.tar``."""
     caption_key: str | None = None
     """The metadata column that holds the captions; by default ``text``, else ``caption``."""
     max_bad_fraction: float = Field(0.0, ge=0, lt=1)
