@@ -109,6 +109,8 @@ class TrainConfig(Section):
     timeout: float = Field(1800.0, gt=0)
     """Seconds that a process waits for the others, or for a data worker, before the run ends with an error. The
     others wait while one validates, so it must be longer than a validation."""
+    accept_changes: bool = False
+    """Go on from a checkpoint although a key that changes the result is not as it was."""
     overfit_check_steps: int = Field(20, ge=0)
     """Steps of the one-batch overfit check before training; 0 skips it."""
     trackers: list[
