@@ -138,7 +138,7 @@ def list_folder(folder: str | Path, caption_key: str | None = None, captioned: b
     found = [folder / name for name in METADATA_FILES if (folder / name).is_file()]
     if not captioned:
         listing = Listing("nothing: none is needed", rows=[Row(path, ("",)) for path in media])
-        _settle_kind(listing, folder, media)
+        settle_kind(listing, folder, media)
         return listing
     if len(found) == 2:
         fault = Fault(folder, None, "two metadata files", f"{' and '.join(METADATA_FILES)}: keep one")
