@@ -135,7 +135,8 @@ def test_files_hold_a_bounded_number_of_items(tmp_path: Path) -> None:
 
 
 def test_rows_come_back(tmp_path: Path) -> None:
-    given = [Row(tmp_path / "a.wav", ("one", "zwei — ü")), Row(tmp_path / "b/c.wav", ("one",), ("a", "b"), (("kind", "x"),)),
+    about = (("a", "b"), (("kind", "x"),))
+    given = [Row(tmp_path / "a.wav", ("one", "zwei — ü")), Row(tmp_path / "b/c.wav", ("one",), *about),
              Row(tmp_path / "d.wav", ("",))]  # fmt: skip
     rows = stored(given, tmp_path)
     assert list(rows) == given and rows[-1] == given[2] and rows[1:] == given[1:]
