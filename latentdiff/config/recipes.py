@@ -124,6 +124,9 @@ class DiffusionRecipe(Recipe):
     """Folder or hub id, or for pictures ``none``: z is x itself."""
     vocoder: str | None = None
     """Folder or hub id; sounds need one, pictures have none."""
+    latents: Path | None = None
+    """A folder that `latentdiff data encode` has filled; what is there of something else is refused, with both keys.
+    null: OUTPUT/latents, filled when the training begins."""
     text_encoder: NewTextEncoder | str | None = NewTextEncoder()
     """A new small T5, or a folder or hub id of a published one (kept frozen), or null: no token sequence."""
     clap: str | None = None
