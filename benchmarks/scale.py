@@ -39,17 +39,17 @@ def write(folder: Path, count: int) -> None:
 
 
 def read(folder: Path, count: int, batches: int, answer: multiprocessing.Queue) -> None:
-    """Seconds an item of the median batch, seconds until the first one, and the memory's growth meanwhile."""
+    """Processor seconds an item of the median batch, those until the first one, and the memory's growth meanwhile."""
     before = memory()
-    start = time.perf_counter()
+    start = time.process_time()
     items = LatentItems(StoredRows(folder / "rows.safetensors", folder), Parts(folder, "latents", count))
     order = drawn(items)
     next(order)
-    first, times = time.perf_counter() - start, []
+    first, times = time.process_time() - start, []
     for _ in range(batches):
-        start = time.perf_counter()
+        start = time.process_time()
         next(order)
-        times.append((time.perf_counter() - start) / BATCH)
+        times.append((time.process_time() - start) / BATCH)
     after = memory()
     answer.put((sorted(times)[batches // 2], first, *(after[kind] - before[kind] for kind in before)))
 

@@ -1,5 +1,6 @@
 """The verb ``data encode``: fill the caches of a diffusion configuration, by one process or several, and end."""
 
+import contextlib
 import logging
 from datetime import timedelta
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 from latentdiff.config import DiffusionRecipe, load_config
 from latentdiff.doctor import check_torch_pair
 from latentdiff.errors import InputError
+from latentdiff.training.claim import claimed
+from latentdiff.training.guards import explain
 
 logger = logging.getLogger(__name__)
 PATIENCE = timedelta(days=1)
@@ -32,10 +35,18 @@ def encode(path: Path, overrides: list[str]) -> str:
         fills_caches = True
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
-    done = Encoding(config, state.device)
+    state, root = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE), config.latents
+    root = root or config.output / "latents"
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with claimed(root) if state.is_main_process else contextlib.nullcontext():
+            done = Encoding(config, state.device)
+    except RuntimeError as error:
+        if (sentence := explain(error, config)) is None:
+            raise
+        raise InputError(sentence) from error
     captions = done.latents.prompts.captions
     embedded = f", {len(captions)} captions" if captions else ""
     items = f"{len(done.latents)} latents to train on and {len(done.held_out)} held out{embedded}"
     state.destroy_process_group()
-    return f"{config.latents or config.output / 'latents'}  {items}" if state.is_main_process else ""
+    return f"{root}  {items}" if state.is_main_process else ""

@@ -49,7 +49,11 @@ def encoded(parts: list[str], tones: Path, tmp_path_factory: pytest.TempPathFact
 
 
 def files(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def test_two_processes_encode_what_one_does(encoded: Path, parts: list[str], tones: Path, tmp_path: Path) -> None:

@@ -257,7 +257,7 @@ def test_only_one_run_at_a_time_writes_into_a_folder(
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
-    assert "another process is training into" in capsys.readouterr().err
+    assert "another process is writing into" in capsys.readouterr().err
     assert launched(debug_config("vae", tones, output, "train.max_steps=1"), tmp_path) == 0  # its end set it free
 
 

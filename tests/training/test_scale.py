@@ -5,18 +5,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).parents[2]
 
 
 def run(name: str, *arguments: str) -> str:
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments]
-    done = subprocess.run(command, env=None, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
 def test_each_of_many_ranks_holds_its_part() -> None:
-    said = run("fake_sharding", "--processes", "8", "--batch", "1", "--widths", "32", "64", "--layers", "1")
+    said = run("fake_sharding", "--processes", "8", "--batch", "1", "--widths", "32", "--layers", "1")
     found = re.search(r"([\d.]+) M parameters; a rank holds ([\d.]+) MB of weights, ([\d.]+) MB with AdamW", said)
     assert found, said
     parameters, weights, resting = map(float, found.groups())
