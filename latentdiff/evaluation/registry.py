@@ -47,9 +47,7 @@ class Metric:
         if self.pairs and case.paired is None:
             raise NotComputableError("no media pairs with a real one")
         if self.text and case.subject.text is None:
-            raise NotComputableError(
-                "the media carry no prompts and pair with no captioned ones"
-            )
+            raise NotComputableError("the media carry no prompts and pair with no captioned ones")
         return self.measure(case, bootstrap)
 
 
