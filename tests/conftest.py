@@ -110,9 +110,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
     config = load_config(
         Path(__file__).parents[1] / "configs" / "debug" / "image_diffusion.yaml",
         [f"data.path={root}", "data.held_out=0.2", "data.size=8", "data.channels=1", "vae=none",
-         f"output={root / 'run'}", "schedule.prediction_type=v_prediction", "train.batch_size=32",
+         f"output={root / 'run'}", "objective={kind: simple, prediction: v_prediction}", "train.batch_size=32",
          "train.max_steps=120", "train.validate_every=120", "train.checkpoint_every=120", "train.trackers=[]",
-         "train.overfit_check_steps=0", "train.ema_decay=0", "min_snr_gamma=null", "default_guidance=1.5",
+         "train.overfit_check_steps=0", "train.ema_decay=0", "default_guidance=1.5",
          "optimizer.lr=3e-3", "optimizer.schedule=cosine", "optimizer.warmup_steps=10"],
     )  # fmt: skip
     Trainer(config, RECIPES[config.stage]).run()

@@ -31,6 +31,7 @@ from latentdiff.diffusion.schedule import DiscreteSchedule
 from latentdiff.errors import InputError
 from latentdiff.media.image import to_x
 from latentdiff.models.autoencoder import compression, posterior
+from latentdiff.models.denoiser import predict
 from latentdiff.pipelines.base import LatentDiffusionPipeline
 from latentdiff.pipelines.text_to_audio import TextToAudioPipeline
 
@@ -263,13 +264,8 @@ class _Chain:
 
 
 def _denoise(pipeline: LatentDiffusionPipeline, captions: list[str]) -> Denoise:
-    tau = {name: part for name, part in pipeline.encode_prompt(captions).unet_arguments().items() if part is not None}
-
-    def denoise(z_t: Tensor, t: Tensor) -> Tensor:
-        output: Tensor = pipeline.unet(z_t, t, **tau).sample
-        return output
-
-    return denoise
+    tau = pipeline.encode_prompt(captions)
+    return lambda z_t, t: predict(pipeline.unet, z_t, t, tau)
 
 
 def _media(pipeline: LatentDiffusionPipeline, rows: list[Row], framing: Framing | None) -> MediaItems:
