@@ -83,12 +83,12 @@ def store_rows(path: Path, rows: Sequence[Row], folder: Path) -> None:
     names = [row.path.relative_to(folder).as_posix() for row in rows]
     tensors = {**_end_to_end("name", names), **_end_to_end("text", list(numbers))}
     tensors |= _end_to_end("about", [json.dumps([row.labels, row.attributes]) for row in rows])
-    tensors["said"] = torch.tensor([number for numbers in said for number in numbers])
+    tensors["said"] = torch.tensor([number for numbers in said for number in numbers], dtype=torch.int64)
     tensors["said.ends"] = torch.tensor([len(numbers) for numbers in said]).cumsum(0)
     put(path, lambda staging: save_file(tensors, staging))
 
 
 def _end_to_end(name: str, texts: list[str]) -> dict[str, Tensor]:
     data = [text.encode() for text in texts]
-    joined = torch.frombuffer(bytearray(b"".join(data)), dtype=torch.uint8)
-    return {name: joined, f"{name}.ends": torch.tensor([len(part) for part in data]).cumsum(0)}
+    joined = torch.from_numpy(np.frombuffer(bytearray(b"".join(data)), dtype=np.uint8))
+    return {name: joined, f"{name}.ends": torch.tensor([len(part) for part in data], dtype=torch.int64).cumsum(0)}
