@@ -103,8 +103,8 @@ def main() -> None:
         found = measure(count, options.batch, config)
         parameters, weights, resting, peak = (value / 1e6 for value in found.values())
         print(
-            f"{count:4d} processes: {parameters:.1f} M parameters; a rank holds {weights:.1f} MB of weights, "
-            f"{resting:.1f} MB with AdamW's state, {peak:.1f} MB at its peak"
+            f"{count:4d} processes: {parameters:.2f} M parameters; a rank holds {weights:.2f} MB of weights, "
+            f"{resting:.2f} MB with AdamW's state, {peak:.1f} MB at its peak"
         )
 
 
