@@ -147,7 +147,7 @@ def test_more_steps_than_training_times_are_refused(runs: dict[str, Path]) -> No
 def test_pixels_are_on_the_grid_that_the_bounds_count_on(scans: Path, tmp_path: Path) -> None:
     """Half precision alone, which the cache has, would be off it, and the bound would refuse the data."""
     recipe: Any = RECIPES["diffusion"](configure(scans, tmp_path, "objective={kind: vlb}"), torch.device("cpu"))
-    cached = recipe.latents.mean
+    cached = recipe.latents.mean[:8]
     levels = (recipe.first_stage.exact(cached).double() + 1) * 127.5
     assert (levels - levels.round()).abs().max() < 1e-4 < ((cached.double() + 1) * 127.5 % 1).max()
 
