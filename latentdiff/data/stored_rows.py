@@ -90,5 +90,7 @@ def store_rows(path: Path, rows: Sequence[Row], folder: Path) -> None:
 
 def _end_to_end(name: str, texts: list[str]) -> dict[str, Tensor]:
     data = [text.encode() for text in texts]
-    joined = torch.from_numpy(np.frombuffer(bytearray(b"".join(data)), dtype=np.uint8))
-    return {name: joined, f"{name}.ends": torch.tensor([len(part) for part in data], dtype=torch.int64).cumsum(0)}
+    everything = bytearray(b"".join(data))
+    # Of pictures without captions the only text is the empty one, and `frombuffer` refuses an empty buffer.
+    joined = torch.frombuffer(everything, dtype=torch.uint8) if everything else torch.empty(0, dtype=torch.uint8)
+    return {name: joined, f"{name}.ends": torch.tensor([len(part) for part in data]).cumsum(0)}

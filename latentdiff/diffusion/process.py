@@ -11,11 +11,13 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from latentdiff.diffusion.coordinates import Coordinate
+from latentdiff.diffusion.coordinates import Coordinate, Variance
 from latentdiff.diffusion.schedule import DiscreteSchedule, NoiseSchedule, edm_sigmas
 from latentdiff.errors import InputError
 
 Family = Literal["variance_preserving", "edm", "flow"]
+TRAINED_VARIANCE = "trained_variance_type"
+"""Where a scheduler keeps ``variance_type`` that has the key, and another use for it (see `variance_of`)."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,11 @@ def prediction_of(config: Mapping[str, Any]) -> Coordinate:
     if kind not in known:
         raise InputError(f"prediction_type is '{kind}'; choose one of {', '.join(known)}.")
     return known[kind]
+
+
+def variance_of(config: Mapping[str, Any]) -> Variance | None:
+    """The variance of p(z_t-1 | z_t) that a model was made with, whichever sampler its scheduler is; None if unsaid."""
+    return config.get(TRAINED_VARIANCE) or config.get("variance_type")
 
 
 def check_same_process(config: Mapping[str, Any], trained: Mapping[str, Any]) -> None:

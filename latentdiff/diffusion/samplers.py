@@ -25,7 +25,15 @@ from diffusers import (
 from torch import Tensor
 
 from latentdiff.diffusion.coordinates import check_prediction
-from latentdiff.diffusion.process import EDMSchedule, Family, FlowSchedule, family_of, prediction_of
+from latentdiff.diffusion.process import (
+    TRAINED_VARIANCE,
+    EDMSchedule,
+    Family,
+    FlowSchedule,
+    family_of,
+    prediction_of,
+    variance_of,
+)
 from latentdiff.diffusion.schedule import DiscreteSchedule
 from latentdiff.errors import InputError
 
@@ -69,8 +77,6 @@ FORWARD_PROCESS = (
     "variance_type",
 )
 """The keys that belong to the trained model and not to the sampler."""
-_TRAINED_VARIANCE = "trained_variance_type"
-"""Where a scheduler keeps ``variance_type`` that has the key, and another use for it."""
 _DDPM_BETAS = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
 """What a configuration means that leaves one of them out; LCMScheduler alone would take others."""
 
@@ -147,12 +153,12 @@ def _variance_preserving(scheduler: Any, options: dict[str, Any], config: Mappin
     Kept, so that another sampler can be made from it; diffusers saves and loads such keys.
     """
     process = _DDPM_BETAS | {key: config[key] for key in FORWARD_PROCESS if config.get(key) is not None}
-    if variance := config.get(_TRAINED_VARIANCE):
+    if variance := variance_of(config):
         process["variance_type"] = variance
     known = set(inspect.signature(scheduler.__init__).parameters)
     if scheduler is DPMSolverMultistepScheduler and "variance_type" in process:
         # Of a learned one it would cut the output to three channels; see `readable_output`.
-        process[_TRAINED_VARIANCE] = process.pop("variance_type")
+        process[TRAINED_VARIANCE] = process.pop("variance_type")
     zero_snr = process.get("rescale_betas_zero_snr", False)
     if zero_snr:
         schedule = DiscreteSchedule.from_config(process)

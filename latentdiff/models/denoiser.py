@@ -68,8 +68,9 @@ class FourierUNet(ModelMixin, ConfigMixin):
 
     def forward(self, sample: Tensor, timestep: Tensor | float | int) -> UNet2DOutput:
         """(B, in_channels, h, w) at t, (B,) or one for all -> ``sample`` (B, out_channels, h, w)."""
-        angles = torch.cat([frequency * sample for frequency in self.frequencies], dim=1)
-        output = self.unet(torch.cat([sample, angles.sin(), angles.cos()], dim=1), timestep).sample
+        angles = torch.cat([frequency * sample.float() for frequency in self.frequencies], dim=1)
+        features = torch.cat([angles.sin(), angles.cos()], dim=1).to(sample.dtype)
+        output = self.unet(torch.cat([sample, features], dim=1), timestep).sample
         beyond = output.shape[1] - sample.shape[1]
         return UNet2DOutput(sample=output + nn.functional.pad(sample, (0, 0, 0, 0, 0, beyond)))
 

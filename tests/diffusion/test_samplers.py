@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latentdiff.config import DiffusionRecipe, NoiseScheduleConfig
 from latentdiff.diffusion.continuous_objectives import EDM, Precondition
-from latentdiff.diffusion.process import EDMSchedule, FlowSchedule
+from latentdiff.diffusion.process import EDMSchedule, FlowSchedule, variance_of
 from latentdiff.diffusion.samplers import (
     CONSISTENCY_SAMPLERS,
     EDM_SAMPLERS,
@@ -170,6 +170,7 @@ def test_every_sampler_reads_a_network_that_learned_its_variance(name: str) -> N
     assert read.shape[1] == (12 if name == "ddpm" else 6)
     scheduler.scale_model_input(z_t, scheduler.timesteps[0])
     assert scheduler.step(read, scheduler.timesteps[0], z_t).prev_sample.shape == z_t.shape
+    assert variance_of(scheduler.config) == "learned_range"
     assert make_scheduler("ddpm", dict(scheduler.config)).config["variance_type"] == "learned_range"
     assert readable_output(scheduler, z_t, z_t) is z_t
 

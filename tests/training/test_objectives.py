@@ -92,7 +92,8 @@ def test_what_is_trained_is_sampled(name: str, runs: dict[str, Path], scans: Pat
     alone = pipe(num_images_per_prompt=1, generator=[torch.Generator().manual_seed(1)])
     difference = np.asarray(alone.images[0], float) - np.asarray(made.images[1], float)
     assert abs(difference).max() <= 1  # a picture is the same alone and among others
-    assert {p.name for p in (runs[name] / "validation/step-00000004").iterdir()} == {f"{i}.png" for i in range(4)}
+    shown = {path.name for path in (runs[name] / "validation/step-00000004").iterdir()}
+    assert shown == {f"{number}.png" for number in range(4)}
 
 
 def test_a_learned_schedule_is_trained_averaged_and_saved_with_the_sampler(runs: dict[str, Path]) -> None:
@@ -146,7 +147,7 @@ def test_more_steps_than_training_times_are_refused(runs: dict[str, Path]) -> No
 def test_pixels_are_on_the_grid_that_the_bounds_count_on(scans: Path, tmp_path: Path) -> None:
     """Half precision alone, which the cache has, would be off it, and the bound would refuse the data."""
     recipe: Any = RECIPES["diffusion"](configure(scans, tmp_path, "objective={kind: vlb}"), torch.device("cpu"))
-    cached = recipe.latents.mean[:]
+    cached = recipe.latents.mean[:8]
     levels = (recipe.first_stage.exact(cached).double() + 1) * 127.5
     assert (levels - levels.round()).abs().max() < 1e-4 < ((cached.double() + 1) * 127.5 % 1).max()
 
