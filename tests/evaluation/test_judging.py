@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from latentdiff import TextToAudioPipeline
-from latentdiff.evaluation.judging import accuracy, load_bundled_judge, name_sounds
+from latentdiff import TextToAudioPipeline, TextToImagePipeline
+from latentdiff.evaluation.judging import (
+    accuracy,
+    load_bundled_judge,
+    load_bundled_picture_judge,
+    name_sounds,
+    rank_names,
+    top_accuracy,
+)
 from latentdiff.media.mel import PRESETS
 from latentdiff.models.judge import AudioJudge
 
@@ -46,3 +53,21 @@ def test_ten_seconds_stay_what_they_are(starter: TextToAudioPipeline) -> None:
     thirds = np.split(out.audios[0][:159999], 3)
     assert all(np.abs(third).max() > 1e-3 for third in thirds)
     assert out.audios.shape == (1, 160000)
+
+
+def test_top_accuracy_counts_the_first_names() -> None:
+    ranked = [["a", "b", "c"], ["b", "a", "c"], ["c", "b", "a"]]
+    assert [top_accuracy(ranked, ["a", "a", "a"], k) for k in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_the_judge_sees_who_was_asked_for() -> None:
+    """A role, a gender, and that a heart is nobody."""
+    pipe = TextToImagePipeline.from_pretrained("starter-image")
+    pipe.set_progress_bar_config(disable=True)
+    prompts = ["woman astronaut"] * 4 + ["man police officer with light skin"] * 4 + ["red heart"] * 4
+    generators = [torch.Generator().manual_seed(seed % 4) for seed in range(len(prompts))]
+    pictures = np.stack([np.asarray(one) for one in pipe(prompts, generator=generators).images])
+    ranked = rank_names(load_bundled_picture_judge(), torch.from_numpy(pictures).permute(0, 3, 1, 2))
+    truth = ["astronaut"] * 4 + ["police officer"] * 4 + ["red heart"] * 4
+    assert top_accuracy(ranked["base"], truth, 1) >= 0.75
+    assert top_accuracy(ranked["gender"][:8], ["woman"] * 4 + ["man"] * 4, 1) >= 0.75

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, SpeechT5HifiGan, T5EncoderModel
 
 from latentdiff import TextToAudioPipeline, TextToImagePipeline
 from latentdiff.names import bundled_folder
-from latentdiff.starter.build import LIMIT_BYTES, build
+from latentdiff.starter.build import IMAGE_LIMIT_BYTES, LIMIT_BYTES, build
 
 
 def test_build_halves_the_weights_and_use_stays_in_float32(tiny_pipeline: Path, tmp_path: Path) -> None:
@@ -46,6 +46,20 @@ def test_starter_audio_fits_and_its_parts_load_alone() -> None:
     assert tokens.input_ids == AutoTokenizer.from_pretrained(folder / "tokenizer")("dog barking").input_ids
 
 
+def test_starter_image_fits_and_its_parts_load_alone() -> None:
+    folder = bundled_folder("starter-image")
+    assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) <= IMAGE_LIMIT_BYTES
+    assert diffusers.UNet2DConditionModel.from_pretrained(folder, subfolder="unet").config.in_channels == 32
+    assert diffusers.DPMSolverMultistepScheduler.from_pretrained(folder, subfolder="scheduler")
+    assert T5EncoderModel.from_pretrained(folder, subfolder="text_encoder").config.d_model > 0
+    assert AutoTokenizer.from_pretrained(folder / "tokenizer")("woman astronaut").input_ids
+
+
+def test_all_that_is_bundled_fits() -> None:
+    everything = bundled_folder("starter-image").parent
+    assert sum(path.stat().st_size for path in everything.rglob("*.safetensors")) <= 36_000_000
+
+
 def test_no_bundled_file_tells_where_it_was_made(tiny_pipeline: Path, tmp_path: Path) -> None:
     build(tiny_pipeline, tmp_path / "half", vocoder=None)
     for folder in (tmp_path / "half", bundled_folder("starter-audio").parent):
@@ -53,8 +67,14 @@ def test_no_bundled_file_tells_where_it_was_made(tiny_pipeline: Path, tmp_path: 
             assert "_name_or_path" not in config.read_text(encoding="utf-8"), config
 
 
-@pytest.mark.parametrize("words", ["rendered with fluidsynth", "license: mit", "accelerate launch", "judge"])
-def test_the_card_says_what_matters(words: str) -> None:
-    card = (bundled_folder("starter-audio") / "README.md").read_text().lower()
-    assert words in card
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        *(("starter-audio", words) for words in ("rendered with fluidsynth", "license: mit", "judge")),
+        *(("starter-image", words) for words in ("open font license", "license: mit", "judge", "samples.png")),
+    ],
+)
+def test_the_card_says_what_matters(model: str, words: str) -> None:
+    card = (bundled_folder(model) / "README.md").read_text().lower()
+    assert words in card and "accelerate launch" in card
     assert "@" not in card  # no placeholder left
