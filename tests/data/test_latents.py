@@ -145,6 +145,12 @@ def test_rows_come_back(tmp_path: Path) -> None:
         rows[3]
 
 
+def test_rows_without_captions(tmp_path: Path) -> None:
+    """As those of a model that hears no prompt."""
+    given = [Row(tmp_path / f"{i}.png", ("",)) for i in range(3)]
+    assert list(stored(given, tmp_path)) == given and list(stored(given, tmp_path).all_captions()) == [""] * 3
+
+
 def embed(captions: list[str]) -> dict[str, object]:
     """As many tokens as words, and how long the text is."""
     tokens = [torch.full((len(text.split()) + 1, 2), float(len(text))) for text in captions]
