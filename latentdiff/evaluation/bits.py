@@ -25,7 +25,7 @@ from latentdiff.diffusion.likelihood import (
     vlb,
     vlb_term,
 )
-from latentdiff.diffusion.process import family_of, prediction_of
+from latentdiff.diffusion.process import family_of, prediction_of, variance_of
 from latentdiff.diffusion.samplers import few_step_sampler
 from latentdiff.diffusion.schedule import DiscreteSchedule
 from latentdiff.errors import InputError
@@ -180,7 +180,7 @@ class _Chain:
             raise InputError(f"a bound of {steps} steps cannot be: the model has 1 to {trained}.")
         times = torch.linspace(trained - 1, 0, steps, dtype=torch.float64).flip(0).round().long()
         learned: Variance | None = "learned_range" if unet.out_channels == 2 * unet.in_channels else None
-        named = config.get("variance_type")
+        named = variance_of(config)
         own: Variance = named if named in ("fixed_large", "fixed_small") else "fixed_large"
         return cls(
             schedule if steps == trained else DiscreteSchedule.from_alpha_bar(schedule.alpha_bar[times]),
