@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentdiff import __version__
-from latentdiff.commands.info import read_json
 from latentdiff.commands.medium import MEDIA, Medium
 from latentdiff.commands.outputs import plan_outputs
 from latentdiff.errors import InputError
+from latentdiff.interop.folder import medium_of_folder
+from latentdiff.interop.hub import peek
 from latentdiff.names import BUNDLED, MAX_SECONDS, MAX_SIDE, PIPELINES, SAMPLER_NAMES, bundled_folder
 
 if TYPE_CHECKING:
@@ -146,12 +147,8 @@ def medium_of(model: str) -> str:
         bundled_folder(model)
         return BUNDLED[model]
     folder = Path(model)
-    if (folder / "model_index.json").is_file():
-        return _medium_by_index(model, folder / "model_index.json")
     if folder.is_dir():
-        raise InputError(
-            f"{model} is a folder without model_index.json, so no pipeline; training writes OUTPUT/pipeline."
-        )
+        return medium_of_folder(folder)
     is_hub_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model) and not Path(model).parent.exists()
     if not is_hub_id:
         near = get_close_matches(model, BUNDLED, n=1, cutoff=0.0)[0]
@@ -159,12 +156,7 @@ def medium_of(model: str) -> str:
             f"unknown model '{model}'; did you mean '{near}'? "
             "A model is a bundled name, a pipeline folder or a hub id (owner/name)."
         )
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return _medium_by_index(model, Path(hf_hub_download(model, "model_index.json")))
-    except (OSError, ValueError) as error:  # its own errors are of these kinds
-        raise InputError(f"cannot load the model '{model}': {_reason(error)}.") from error
+    return medium_of_folder(peek(model))
 
 
 def load_pipeline(request: Request) -> Any:
@@ -246,16 +238,6 @@ def sampler_name(scheduler: Any) -> str:
 
     names = (name for name, (kind, _) in SAMPLERS.items() if type(scheduler) is kind)
     return next(names, type(scheduler).__name__)
-
-
-def _medium_by_index(model: str, index: Path) -> str:
-    """The medium of the pipeline class that a ``model_index.json`` names."""
-    kind = read_json(index).get("_class_name")
-    medium = next((medium for medium, name in PIPELINES.items() if name == kind), None)
-    if medium is None:
-        ours = " or a ".join(PIPELINES.values())
-        raise InputError(f"{model} holds a pipeline of the class {kind}; generate takes a {ours}.")
-    return medium
 
 
 def _reason(error: Exception) -> str:
