@@ -17,9 +17,6 @@ from latentdiff.interop.pickles import read_pickle
 from latentdiff.interop.states import require_same_keys
 from latentdiff.media.mel import MelConfig
 
-OURS_TO_THEIRS = {"upsampler.": "ups."}
-"""All other names are equal."""
-
 
 def vocoder_from_file(file: Path, config: Path) -> SpeechT5HifiGan:
     """The generator of an original checkpoint, with the mel that its configuration says.
@@ -30,6 +27,8 @@ def vocoder_from_file(file: Path, config: Path) -> SpeechT5HifiGan:
     try:
         h = json.loads(config.read_text(encoding="utf-8"))
         sizes = _sizes(h)
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{config} is not a HiFi-GAN's configuration ({error}).") from None
     state = read_pickle(file)
@@ -43,10 +42,8 @@ def vocoder_from_state(state: dict[str, Tensor], config: SpeechT5HifiGanConfig, 
         InputError: with both lists, if names are missing or unexpected.
     """
     vocoder = SpeechT5HifiGan(config)
-    ours = {
-        name.replace("ups.", "upsampler.", 1) if name.startswith("ups.") else name: tensor
-        for name, tensor in without_weight_norm(state).items()
-    }
+    plain = without_weight_norm(state)
+    ours = {f"upsampler.{name[4:]}" if name.startswith("ups.") else name: tensor for name, tensor in plain.items()}
     ours |= {"mean": vocoder.mean, "scale": vocoder.scale}
     require_same_keys(ours, vocoder.state_dict(), source)
     vocoder.load_state_dict(ours)
@@ -89,10 +86,37 @@ def without_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
             length = spelt.get(f"{name[:-1]}g")
             if length is None:
                 raise InputError(f"the weights have {name} and no {name[:-1]}g; they are not whole.")
-            plain[name[:-2]] = torch._weight_norm(tensor, length, 0)
+            plain[name[:-2]] = tensor * (length / _length(tensor))  # a ratio of exactly 1 where g is the norm of v
         elif not name.endswith("weight_g"):
             plain[name] = tensor
     return plain
+
+
+def original_config(vocoder: SpeechT5HifiGan) -> dict[str, Any]:
+    """HiFi-GAN's ``config.json`` of a vocoder that carries its mel.
+
+    Raises:
+        InputError: if it carries none.
+    """
+    config, definition = vocoder.config, getattr(vocoder.config, "mel", None)
+    if not definition:
+        raise InputError("the vocoder carries no mel definition in its config.json, which an original file needs.")
+    mel = MelConfig.from_dict(definition)
+    return {
+        "resblock": "1",
+        "upsample_rates": config.upsample_rates,
+        "upsample_kernel_sizes": config.upsample_kernel_sizes,
+        "upsample_initial_channel": config.upsample_initial_channel,
+        "resblock_kernel_sizes": config.resblock_kernel_sizes,
+        "resblock_dilation_sizes": config.resblock_dilation_sizes,
+        "num_mels": mel.n_mels,
+        "n_fft": mel.n_fft,
+        "hop_size": mel.hop_length,
+        "win_size": mel.win_length,
+        "sampling_rate": mel.sampling_rate,
+        "fmin": mel.fmin,
+        "fmax": mel.fmax,
+    }
 
 
 def _length(kernel: Tensor) -> Tensor:
@@ -101,7 +125,13 @@ def _length(kernel: Tensor) -> Tensor:
 
 
 def _sizes(h: dict[str, Any]) -> SpeechT5HifiGanConfig:
-    """HiFi-GAN's ``config.json`` in transformers' words."""
+    """HiFi-GAN's ``config.json`` in transformers' words.
+
+    Raises:
+        InputError: for its third version, whose residual blocks transformers does not have.
+    """
+    if str(h["resblock"]) != "1":
+        raise InputError(f"this HiFi-GAN has residual blocks of type {h['resblock']} (V3); only type 1 can be loaded.")
     mel = MelConfig(
         sampling_rate=h["sampling_rate"],
         n_fft=h["n_fft"],

@@ -33,7 +33,16 @@ def load_parts(folder: Path, family: Family, dtype: torch.dtype) -> dict[str, An
     kinds = kinds_of_parts(folder, family)
     tables = {name: family.parts[name] for name in kinds}
     parts = {name: load_one(folder / part.folder, part.kinds[0], kinds[name], dtype) for name, part in tables.items()}
-    _require_fitting(folder, parts)
+    return complete(parts, family, str(folder))
+
+
+def complete(parts: dict[str, Any], family: Family, source: str) -> dict[str, Any]:
+    """Arguments of our pipeline: components, with their mel and the family's defaults.
+
+    Raises:
+        InputError: if two of them do not fit.
+    """
+    _require_fitting(source, parts)
     return {**parts, **_media_defaults(family, parts), **family.defaults}
 
 
@@ -125,7 +134,7 @@ def _mel(family: Family, vocoder: Any) -> MelConfig:
     return replace(presets[0], sampling_rate=rate, n_mels=bands, hop_length=hop, fmax=fmax)
 
 
-def _require_fitting(folder: Path, parts: dict[str, Any]) -> None:
+def _require_fitting(source: str, parts: dict[str, Any]) -> None:
     """Refuse components that cannot work together, with both values.
 
     Raises:
@@ -140,11 +149,11 @@ def _require_fitting(folder: Path, parts: dict[str, Any]) -> None:
         pairs.append(("the U-Net's class embedding", projected, "CLAP's", parts["clap"].config.projection_dim))
     for first, one, second, other in pairs:
         if one != other:
-            raise InputError(f"the parts of {folder} do not fit: {first} is {one}, and {second} {other}.")
+            raise InputError(f"the parts of {source} do not fit: {first} is {one}, and {second} {other}.")
     if "vocoder" in parts and parts["vocoder"].config.model_in_dim % compression(parts["vae"]):
         bands, factor = parts["vocoder"].config.model_in_dim, compression(parts["vae"])
         raise InputError(
-            f"the parts of {folder} do not fit: the VAE's compression {factor} does not divide {bands} bands."
+            f"the parts of {source} do not fit: the VAE's compression {factor} does not divide {bands} bands."
         )
 
 
