@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from latentdiff.errors import InputError
-from latentdiff.interop.folder import read_header, read_json
+from latentdiff.interop.folder import read_header, read_index, read_json
 from latentdiff.names import BUNDLED, bundled_folder
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -48,9 +48,8 @@ def describe_model(folder: Path) -> str:
     Raises:
         InputError: if it holds no model, or one with a broken file.
     """
-    index = folder / "model_index.json"
-    if index.is_file():
-        entries = read_json(index)
+    entries = read_index(folder)
+    if entries is not None:
         parts = {key: value for key, value in entries.items() if isinstance(value, list) and len(value) == 2}
         components = [
             read_component(folder / name, name, kind) for name, (_, kind) in parts.items() if kind is not None

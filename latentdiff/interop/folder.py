@@ -58,6 +58,18 @@ def medium_of_folder(folder: Path) -> str:
     return family if isinstance(family, str) else family.medium
 
 
+def read_index(folder: Path) -> dict[str, Any] | None:
+    """What ``model_index.json`` says, or would say if the family wrote one; None where nothing tells a pipeline."""
+    if (folder / INDEX).is_file():
+        return read_json(folder / INDEX)
+    if (folder / "condition_config.json").is_file():
+        parts = {
+            part.folder: ["", part.kinds[0]] for part in AUFFUSION.parts.values() if "Tokenizer" not in part.kinds[0]
+        }
+        return {"_class_name": AUFFUSION.pipelines[0], **parts}
+    return None
+
+
 def kinds_of_parts(folder: Path, family: Family) -> dict[str, str]:
     """The class of each component, by our name, of a folder that was found to be whole.
 

@@ -82,7 +82,8 @@ def _load(folder: Path, kind: str, noted: str, dtype: torch.dtype) -> Any:
     if (folder / "vocoder.pt").is_file():  # Auffusion's own files
         return vocoder_from_file(folder / "vocoder.pt", folder / "config.json").to(dtype)
     if (folder / "condition_adapter.pt").is_file():
-        return _adapter(folder).to(dtype)
+        adapter = _adapter(folder)
+        return adapter if dtype == torch.float32 else adapter.to(dtype)
     home = next((home for home in (diffusers, transformers, autoencoder, prompts) if hasattr(home, kind)), None)
     if home is None:
         raise InputError(f"{folder} holds a {noted}, which no library here has.")
