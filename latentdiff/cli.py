@@ -8,7 +8,7 @@ import typer
 
 from latentdiff import __version__
 from latentdiff.errors import InputError
-from latentdiff.names import SAMPLER_NAMES
+from latentdiff.names import METRIC_NAMES, SAMPLER_NAMES
 
 app = typer.Typer(
     name="latentdiff",
@@ -123,7 +123,7 @@ def train(
 ) -> int:
     """Train a model from a configuration.
 
-    The configuration's `stage` says which: vae, vocoder, clap, diffusion or judge. It runs in this one
+    The configuration's `stage` says which: vae, vocoder, clap, diffusion, consistency or judge. It runs in this one
     process, so that Ctrl-C and a cluster's signals reach it. For several GPUs let accelerate start it,
     with the same configuration:
 
@@ -204,6 +204,77 @@ def emoji(
 
     for split, count in write_emoji(out, size, seed, overwrite=overwrite).items():
         print(f"{out / split}  {count} pictures of {size} x {size}")
+
+
+@data_app.command()
+def digits(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    seed: Annotated[int, typer.Option(help="Of which scans are held out.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is not empty.")] = False,
+) -> None:
+    """Write scikit-learn's handwritten digits.
+
+    1,797 scans of 8 x 8 pixels with captions such as "the digit three": OUT/train, and a fifth in OUT/held_out. Small
+    enough to compare objectives within minutes.
+
+    \b
+    Example:
+      latentdiff data digits data/digits
+    """
+    from latentdiff.data.digits import write_digits
+
+    for split, count in write_digits(out, seed, overwrite=overwrite).items():
+        print(f"{out / split}  {count} pictures of 8 x 8")
+
+
+@app.command()
+def evaluate(
+    subject: Annotated[str, typer.Argument(metavar="MODEL_OR_FOLDER", help="What to judge: a model, or its media.")],
+    data: Annotated[Path, typer.Option(help="Real captioned media that no training saw.")],
+    reference: Annotated[
+        Path | None, typer.Option(help="Other real media, best the training data. [default: a half of --data]")
+    ] = None,
+    metrics: Annotated[str | None, typer.Option(help=f"Of {','.join(METRIC_NAMES)}. [default: all that fit]")] = None,
+    extractor: Annotated[
+        list[str] | None, typer.Option(help="Folder or hub id; may be repeated. [default: the bundled judge]")
+    ] = None,
+    count: Annotated[int | None, typer.Option(help="Real media that are asked for. [default: all]")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first medium and of the intervals.")] = 0,
+    bootstrap: Annotated[int, typer.Option(help="Replicates an interval.")] = 200,
+    duration: Annotated[float | None, typer.Option("-d", "--duration", help="Seconds of a sound.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="How strongly the prompt steers.")] = None,
+    sampler: Annotated[str | None, typer.Option(help=f"{', '.join(SAMPLER_NAMES)}.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; else the best.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")] = Path("evaluation"),
+    cache: Annotated[Path | None, typer.Option(help="Folder of features. [default: OUTPUT/features]")] = None,
+    against: Annotated[Path | None, typer.Option(help="report.json of another run, to show beside this one.")] = None,
+    show: Annotated[int, typer.Option(help="Media on the page.")] = 12,
+    keep_faulty: Annotated[bool, typer.Option("--keep-faulty", help="Count silent and clipped files in.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a report that exists.")] = False,
+) -> None:
+    """Measure a model, or media that it has made, against real ones.
+
+    A model is asked for the first wording of each real file. Every figure comes with its interval, with what made it,
+    and with its floor: what other real media get. OUTPUT keeps features and media, so a stopped run goes on.
+
+    \b
+    Examples:
+      latentdiff evaluate starter-audio --data my-test-sounds --reference my-sounds
+      latentdiff evaluate sounds/ --data my-test-sounds --extractor laion/clap-htsat-unfused --metrics clap,kid
+      latentdiff evaluate runs/b/pipeline --data my-test-sounds -o b --against a/report.json
+      accelerate launch -m latentdiff.cli evaluate starter-audio --data my-test-sounds
+    """
+    from latentdiff.commands.evaluate import Request
+    from latentdiff.commands.evaluate import evaluate as run
+
+    request = Request(
+        subject=subject, data=data, reference=reference, extractors=extractor or [], count=count, seed=seed,
+        metrics=[name.strip() for name in metrics.split(",")] if metrics is not None else None,
+        replicates=bootstrap, duration=duration, steps=steps, guidance=guidance, sampler=sampler, device=device,
+        output=output, cache=cache, against=against, shown=show, keep_faulty=keep_faulty, overwrite=overwrite,
+    )  # fmt: skip
+    run(request)
 
 
 @app.command()

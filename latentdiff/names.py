@@ -4,8 +4,14 @@ from pathlib import Path
 
 from latentdiff.errors import InputError
 
-SAMPLER_NAMES = ("ddim", "ddpm", "dpmsolver++", "unipc", "heun", "euler")
-"""The keys of `latentdiff.diffusion.samplers.SAMPLERS`, which imports diffusers."""
+SAMPLER_NAMES = ("ddim", "ddpm", "dpmsolver++", "unipc", "heun", "euler", "lcm", "cm")
+"""The samplers of `latentdiff.diffusion.samplers`, which imports diffusers; the last two are of few-step students."""
+
+FEW_STEP_SAMPLER_NAMES = ("lcm", "cm")
+"""The keys of `CONSISTENCY_SAMPLERS` there: each the one sampler of a kind of few-step student."""
+
+METRIC_NAMES = ("frechet", "kid", "kl", "inception", "clap", "prdc", "nearest", "judge", "round_trip")
+"""The keys of `latentdiff.evaluation.registry`, which imports torch."""
 
 MAX_SECONDS = 600.0
 """The longest sound that is made at once."""

@@ -104,6 +104,7 @@ def test_light_modules_stay_light() -> None:
         "cli",
         "doctor",
         "commands",
+        "commands.evaluate",
         "commands.generate",
         "commands.medium",
         "commands.outputs",

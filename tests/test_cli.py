@@ -26,6 +26,7 @@ VERBS = [
     ["data", "scan"],
     ["data", "soundbank"],
     ["data", "emoji"],
+    ["evaluate"],
     ["info"],
     ["doctor"],
 ]
@@ -150,6 +151,15 @@ BAD = {
     "scan of nothing": (("data", "scan", "nowhere"), "nowhere"),
     "no clips": (("data", "soundbank", "bank", "--clips", "0"), "clips"),
     "endless clips": (("data", "soundbank", "bank", "--seconds", "1e9"), "seconds"),
+    "evaluation of nothing": (("evaluate", "starter-audoi", "--data", "empty"), "did you mean 'starter-audio'?"),
+    "evaluation without data": (("evaluate", "starter-audio", "--data", "nowhere"), "no folder nowhere"),
+    "unknown metric": (
+        ("evaluate", "starter-audio", "--data", "empty", "--metrics", "kid,fad"),
+        "unknown metric 'fad'",
+    ),
+    "evaluation of one": (("evaluate", "starter-audio", "--data", "empty", "--count", "1"), "--count is 1"),
+    "against nothing": (("evaluate", "empty", "--data", "empty", "--against", "a.json"), "no report a.json"),
+    "steps of files": (("evaluate", "empty", "--data", "empty", "--steps", "3"), "--steps is for a model"),
     "info of nothing": (("info", "starter"), "there is no 'starter'"),
     "info of a folder": (("info", "empty"), "holds no model"),
     "info of a foreign sound": (("info", "there.wav"), "carries no recipe"),

@@ -17,10 +17,12 @@ from latentdiff.config import (
     KLAutoencoderConfig,
     NewTextEncoder,
     PatchAutoencoderConfig,
+    PlainUNetConfig,
     VAERecipe,
     load_config,
     save_config,
 )
+from latentdiff.config.objectives import MinSNRObjective, SimpleObjective
 from latentdiff.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -113,7 +115,8 @@ def test_overrides_win_and_go_deep(diffusion: Path) -> None:
             "unet.block_out_channels=[16, 32]",
             "unet.attention=[false, true]",
             "text_encoder.width=64",
-            "min_snr_gamma=5.0",
+            "objective.kind=min_snr",
+            "objective.gamma=4",
             "output=/tmp/a=b",
             "train.max_steps=6",
         ],
@@ -121,7 +124,7 @@ def test_overrides_win_and_go_deep(diffusion: Path) -> None:
     assert isinstance(config, DiffusionRecipe) and isinstance(config.text_encoder, NewTextEncoder)
     assert (config.seed, config.train.max_steps, config.train.batch_size) == (7, 6, 4)
     assert config.unet.block_out_channels == (16, 32) and config.unet.attention == (False, True)
-    assert config.text_encoder.width == 64 and config.min_snr_gamma == 5.0
+    assert config.text_encoder.width == 64 and config.objective == MinSNRObjective(kind="min_snr", gamma=4.0)
     assert config.output == Path("/tmp/a=b")
 
 
@@ -232,7 +235,7 @@ def test_several_problems_are_said_at_once(diffusion: Path) -> None:
         ("- a\n- b\n", "does not hold keys"),
         ("stage: [vae\n", "not valid YAML"),
         ("stage: !!python/object:os.system {}\n", "not valid YAML"),
-        ("stage: unknown\n", "'vae', 'vocoder', 'clap', 'diffusion', 'judge'"),
+        ("stage: unknown\n", "'vae', 'vocoder', 'clap', 'diffusion', 'consistency', 'judge'"),
         ("1: 2\n" + VAE, "1: Keys should be strings"),
     ],
 )
@@ -282,6 +285,54 @@ def test_reading_a_config_imports_nothing_heavy(vae: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+# ---------------------------------------------------------------- objectives
+
+
+def test_objectives_say_what_they_need(diffusion: Path, tmp_path: Path) -> None:
+    config = load_config(diffusion, ["objective={prediction: v_prediction}"])
+    assert isinstance(config, DiffusionRecipe)
+    assert config.objective == SimpleObjective(prediction="v_prediction") and config.schedule is not None
+    flow = load_config(diffusion, ["objective={kind: flow, shift: 3}"])
+    assert isinstance(flow, DiffusionRecipe) and flow.schedule is None
+    save_config(flow, tmp_path / "again.yaml")
+    assert load_config(tmp_path / "again.yaml") == flow
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["objective.kind=ddpm"], "'simple', 'min_snr', 'p2', 'hybrid', 'vlb', 'edm', 'flow', 'vdm', 'one_step_vae'"),
+        (["objective={kind: flow, gamma: 5}"], "'gamma' is a key of another kind of objective"),
+        (["objective={prediction: score}"], "objective.prediction: Input should be 'epsilon', 'sample' or 'v_pred"),
+        (["objective={kind: edm}", "schedule.beta_end=0.1"], "objective.kind is edm, which says its own process"),
+        (["schedule=null"], "schedule is null, and the objective needs one"),
+        (
+            ["schedule.prediction_type=epsilon"],
+            "unknown key 'schedule.prediction_type'; did you mean 'objective.pred",
+        ),
+        (["min_snr_gamma=5"], "unknown key 'min_snr_gamma'; did you mean"),
+        (["unet.kind=plain"], "unet.kind is plain, which hears no prompt; set conditioning: none"),
+        (["unet.dropout=0.1"], "'dropout' is a key of another kind of unet"),
+        (["conditioning=none"], "conditioning is none, which only pictures can have"),
+    ],
+)
+def test_objectives_and_conditioning_that_do_not_fit(diffusion: Path, overrides: list[str], words: str) -> None:
+    message = refusal(diffusion, *overrides)
+    assert words in message and "\n" not in message
+
+
+def test_models_without_a_prompt(diffusion: Path, tmp_path: Path) -> None:
+    pictures = ["data={kind: image, path: pictures}", "vocoder=null", "vae=none", "conditioning=none"]
+    config = load_config(diffusion, [*pictures, "unet={kind: plain}"])
+    assert isinstance(config, DiffusionRecipe) and isinstance(config.unet, PlainUNetConfig)
+    assert (config.text_encoder, config.caption_dropout, config.default_guidance) == (None, 0.0, 1.0)
+    save_config(config, tmp_path / "again.yaml")
+    assert load_config(tmp_path / "again.yaml") == config
+    for said in ("text_encoder={width: 64}", "caption_dropout=0.1", "default_guidance=3", "pooled_tokens=true"):
+        message = refusal(diffusion, *pictures, said)
+        assert f"{said.split('=')[0]} is a key for models with prompts, and conditioning is none" in message
 
 
 # ---------------------------------------------------------------- pictures
@@ -338,7 +389,7 @@ def test_sounds_keep_their_mel(vae: Path) -> None:
     assert "sounds need a mel" in refusal(vae, "mel=null")
 
 
-@pytest.mark.parametrize("stage", ["vocoder", "clap", "judge"])
+@pytest.mark.parametrize("stage", ["vocoder", "clap"])
 def test_stages_that_are_of_sounds_alone(pictures: Path, stage: str) -> None:
     assert "data" in refusal(pictures, f"stage={stage}")
 

@@ -3,7 +3,7 @@
 import re
 import secrets
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,17 @@ from latentdiff import __version__
 from latentdiff.commands.medium import MEDIA, Medium
 from latentdiff.commands.outputs import plan_outputs
 from latentdiff.errors import InputError
-from latentdiff.interop.folder import medium_of_folder
+from latentdiff.interop import folder as folders
 from latentdiff.interop.hub import peek
-from latentdiff.names import BUNDLED, MAX_SECONDS, MAX_SIDE, PIPELINES, SAMPLER_NAMES, bundled_folder
+from latentdiff.names import (
+    BUNDLED,
+    FEW_STEP_SAMPLER_NAMES,
+    MAX_SECONDS,
+    MAX_SIDE,
+    PIPELINES,
+    SAMPLER_NAMES,
+    bundled_folder,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -89,18 +97,22 @@ def generate(request: Request) -> None:
         InputError: for anything that cannot be done, before any weights load if it can be known then.
     """
     check(request)
+    prompted = hears_prompts(request)
+    if not prompted:
+        request = replace(request, prompts=["sample"])  # what the files are named after
     medium = MEDIA[medium_of(request.model)](request)
     plot = request.plot
     files = plan_outputs(request.output, request.prompts, request.num, request.overwrite, plot, medium.suffixes)
     medium.plan(files)
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     pipe = load_pipeline(request)
-    prompts = [prompt for prompt in request.prompts for _ in range(request.num)]
+    prompts = [prompt for prompt in request.prompts for _ in range(request.num)] if prompted else None
     batch = medium.batch(pipe)
     for first in range(0, len(files), batch):
         part = slice(first, first + batch)
-        write_batch(request, medium, pipe, prompts[part], files[part], seed + first)
-    shared = {**recipe_of(request, pipe), "prompt": request.prompts, "seed": seed, "num": request.num}
+        write_batch(request, medium, pipe, prompts and prompts[part], files[part], seed + first)
+    said = request.prompts if prompted else None
+    shared = {**recipe_of(request, pipe), "prompt": said, "seed": seed, "num": request.num}
     if sheet := medium.finish(shared):
         print(f"{sheet}  all of them", flush=True)
 
@@ -111,8 +123,6 @@ def check(request: Request) -> None:
     Raises:
         InputError: naming the argument, its value and what it may be.
     """
-    if not request.prompts:
-        raise InputError('nothing to generate: give a prompt, for example latentdiff generate "dog barking".')
     for prompt in request.prompts:
         if not prompt.strip():
             raise InputError("the prompt is empty; say in words what should be heard or seen.")
@@ -124,31 +134,53 @@ def check(request: Request) -> None:
         raise InputError(f"--steps is {request.steps}; it must be from 1 to {MAX_STEPS}.")
     if request.guidance is not None and not 0 <= request.guidance <= 100:
         raise InputError(f"--guidance is {request.guidance:g}; it must be from 0 to 100.")
-    files = len(request.prompts) * request.num
+    files = max(1, len(request.prompts)) * request.num
     if request.num < 1 or files > MAX_FILES:
         raise InputError(f"--num is {request.num}, {files} files in all; it must give from 1 to {MAX_FILES}.")
     if request.seed is not None and not 0 <= request.seed <= MAX_SEED - files + 1:
         raise InputError(f"--seed is {request.seed}; it and the seeds after it must stay from 0 to {MAX_SEED}.")
     if request.sampler is not None:
-        _require_choice("sampler", request.sampler, SAMPLER_NAMES)
+        _require_choice("sampler", request.sampler, (*SAMPLER_NAMES, *FEW_STEP_SAMPLER_NAMES))
     _require_choice("dtype", request.dtype, DTYPES)
     if request.device is not None and not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d{1,3})?", request.device):
         raise InputError(f"unknown --device '{request.device}'; use cpu, cuda, cuda:1 or mps.")
 
 
 def medium_of(model: str) -> str:
-    """Whether a model makes "audio" or "image", by its name or its ``model_index.json`` alone.
+    """Whether a model makes "audio" or "image", by its ``model_index.json`` alone.
 
     Raises:
-        InputError: if it is neither bundled, nor a pipeline folder of ours, nor a hub id that can be asked; with the
-            nearest bundled name.
+        InputError: as `folder_of`, and if it is neither a pipeline of ours nor of a published family.
+    """
+    return folders.medium_of_folder(folder_of(model))
+
+
+def hears_prompts(request: Request) -> bool:
+    """Whether the model has what reads a prompt, by its ``model_index.json``.
+
+    Raises:
+        InputError: if there are prompts that nothing would hear, or none that could be heard.
+    """
+    index = folders.read_index(folder_of(request.model)) or {}
+    if index.get("text_encoder") != [None, None] or index.get("clap", [None, None]) != [None, None]:
+        if not request.prompts:
+            raise InputError('nothing to generate: give a prompt, for example latentdiff generate "dog barking".')
+        return True
+    if request.prompts or request.negative is not None:
+        raise InputError(f"{request.model} hears no prompt; leave it out, -n says how many are made.")
+    return False
+
+
+def folder_of(model: str) -> Path:
+    """A folder with what names a model's parts; of a hub model no more than that is fetched.
+
+    Raises:
+        InputError: if it is neither bundled, nor a folder, nor a hub id; with the nearest bundled name.
     """
     if model in BUNDLED:
-        bundled_folder(model)
-        return BUNDLED[model]
-    folder = Path(model)
-    if folder.is_dir():
-        return medium_of_folder(folder)
+        return bundled_folder(model)
+    if Path(model).is_dir():
+        return Path(model)
     is_hub_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model) and not Path(model).parent.exists()
     if not is_hub_id:
         near = get_close_matches(model, BUNDLED, n=1, cutoff=0.0)[0]
@@ -156,7 +188,7 @@ def medium_of(model: str) -> str:
             f"unknown model '{model}'; did you mean '{near}'? "
             "A model is a bundled name, a pipeline folder or a hub id (owner/name)."
         )
-    return medium_of_folder(peek(model))
+    return peek(model)
 
 
 def load_pipeline(request: Request) -> Any:
@@ -186,20 +218,25 @@ def load_pipeline(request: Request) -> Any:
         raise InputError(f"cannot load the model '{request.model}': {_reason(error)}.") from error
     pipe.set_progress_bar_config(disable=not sys.stderr.isatty())
     if request.sampler is not None:
-        from latentdiff.diffusion.samplers import make_scheduler
+        from latentdiff.diffusion.samplers import few_step_sampler, make_scheduler
 
+        if request.sampler in FEW_STEP_SAMPLER_NAMES and few_step_sampler(pipe.scheduler.config) != request.sampler:
+            raise InputError(f"--sampler {request.sampler} is for another kind of model than {request.model}.")
         pipe.scheduler = make_scheduler(request.sampler, pipe.scheduler.config)
     return pipe.to(device)
 
 
-def write_batch(request: Request, medium: Medium, pipe: Any, prompts: list[str], files: list[Path], seed: int) -> None:
-    """Generate some media at once, each with a generator of its own, and write them."""
+def write_batch(
+    request: Request, medium: Medium, pipe: Any, prompts: list[str] | None, files: list[Path], seed: int
+) -> None:
+    """Generate some media at once, each with a generator of its own, and write them; without prompts, only pictures."""
     import torch
 
     from latentdiff.pipelines.base import GenerationError
 
     seeds = range(seed, seed + len(files))
     generators = [torch.Generator().manual_seed(number) for number in seeds]  # on the CPU: alike on any device
+    unprompted = {} if prompts else {"num_images_per_prompt": len(files)}
     try:
         out = pipe(
             prompts,
@@ -208,10 +245,12 @@ def write_batch(request: Request, medium: Medium, pipe: Any, prompts: list[str],
             negative_prompt=request.negative,
             generator=generators,
             **medium.arguments(),
+            **unprompted,
         )
     except GenerationError as error:
         raise InputError(f"nothing was written: {error}") from error
-    for prompt, file, its_seed, one in zip(prompts, files, seeds, medium.media(out), strict=True):
+    said: list[str | None] = [*prompts] if prompts else [None] * len(files)
+    for prompt, file, its_seed, one in zip(said, files, seeds, medium.media(out), strict=True):
         size, facts = medium.size(out, one)
         file.parent.mkdir(parents=True, exist_ok=True)
         medium.write(file, out, one, {**recipe_of(request, pipe), "prompt": prompt, "seed": its_seed, **facts})
@@ -234,10 +273,9 @@ def recipe_of(request: Request, pipe: Any) -> dict[str, Any]:
 
 def sampler_name(scheduler: Any) -> str:
     """The name under which ``--sampler`` gives this scheduler; its class for a foreign one."""
-    from latentdiff.diffusion.samplers import SAMPLERS
+    from latentdiff.diffusion.samplers import name_of
 
-    names = (name for name, (kind, _) in SAMPLERS.items() if type(scheduler) is kind)
-    return next(names, type(scheduler).__name__)
+    return name_of(scheduler)
 
 
 def _reason(error: Exception) -> str:

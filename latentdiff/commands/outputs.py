@@ -44,7 +44,7 @@ def plan_outputs(
     else:
         folder = path.parent
         files = _numbered(path, len(prompts) * files_per_prompt, suffixes)
-    _require_writable(folder)
+    require_writable(folder)
     if not overwrite:
         for file in files:
             if taken := _taken(file, plot):
@@ -116,7 +116,7 @@ def _taken(file: Path, plot: bool = False) -> Path | None:
     return None
 
 
-def _require_writable(folder: Path) -> None:
+def require_writable(folder: Path) -> None:
     """Refuse a folder that cannot be written to; one that does not exist is made when it is needed."""
     existing = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not existing.is_dir():

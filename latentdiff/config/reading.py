@@ -9,7 +9,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from latentdiff.config.recipes import AnyRecipe, Recipe
+from latentdiff.config.recipes import AnyRecipe
 from latentdiff.config.sections import Section
 from latentdiff.errors import InputError
 
@@ -146,7 +146,7 @@ def _nearest(unknown: str, values: dict[str, Any]) -> str:
 
 def _stage(values: dict[str, Any]) -> Any:
     """The recipe that the file's ``stage`` names."""
-    stages = {get_args(m.model_fields["stage"].annotation)[0]: m for m in Recipe.__subclasses__()}
+    stages = {get_args(m.model_fields["stage"].annotation)[0]: m for m in get_args(get_args(AnyRecipe)[0])}
     return stages[values["stage"]]
 
 

@@ -1,12 +1,14 @@
 """The configurations of the stages, by their key ``stage``."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from latentdiff.config.objectives import AnyObjective, ContinuousObjective, SimpleObjective
 from latentdiff.config.sections import (
     AnyData,
+    AnyUNet,
     AudioData,
     AutoencoderConfig,
     CLAPTower,
@@ -18,6 +20,7 @@ from latentdiff.config.sections import (
     NoiseScheduleConfig,
     OptimizerConfig,
     PatchAutoencoderConfig,
+    PlainUNetConfig,
     Section,
     TrainConfig,
     UNetConfig,
@@ -31,6 +34,12 @@ def _is_of_pictures(values: Any) -> bool:
     return isinstance(data, dict) and data.get("kind") == "image"
 
 
+_WITHOUT_PROMPT = {"text_encoder": None, "caption_dropout": 0.0, "default_guidance": 1.0}
+"""What the keys of a `DiffusionRecipe` mean where ``conditioning`` is ``none``."""
+
+_OWN_PROCESS = [get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(ContinuousObjective)]
+
+
 class Recipe(Section):
     """The keys every training configuration has."""
 
@@ -41,19 +50,12 @@ class Recipe(Section):
     optimizer: OptimizerConfig
 
 
-class VAERecipe(Recipe):
-    """Train an autoencoder of x."""
+class EitherMedium(Recipe):
+    """A stage that learns from media of either kind, and sees sounds through a mel."""
 
-    stage: Literal["vae"]
     data: AnyData
     mel: str | dict[str, Any] | None = "starter-16k-64"
     """The mel front end of sounds: a preset's name or all its fields; null for pictures."""
-    autoencoder: AutoencoderConfig = PatchAutoencoderConfig()
-    weights: VAEWeights = VAEWeights()
-    adversarial_start: int = Field(0, ge=0)
-    """First step at which the discriminator's verdict reaches the autoencoder."""
-    statistics_items: int = Field(512, gt=1)
-    """Training items from which PCA is solved and the latent scale measured."""
 
     @model_validator(mode="before")
     @classmethod
@@ -69,6 +71,18 @@ class VAERecipe(Recipe):
                 else "mel is a key for sounds, and data.kind is image; leave it out"
             )
         return self
+
+
+class VAERecipe(EitherMedium):
+    """Train an autoencoder of x."""
+
+    stage: Literal["vae"]
+    autoencoder: AutoencoderConfig = PatchAutoencoderConfig()
+    weights: VAEWeights = VAEWeights()
+    adversarial_start: int = Field(0, ge=0)
+    """First step at which the discriminator's verdict reaches the autoencoder."""
+    statistics_items: int = Field(512, gt=1)
+    """Training items from which PCA is solved and the latent scale measured."""
 
 
 class VocoderRecipe(Recipe, MelSection):
@@ -104,6 +118,8 @@ class DiffusionRecipe(Recipe):
 
     stage: Literal["diffusion"]
     data: AnyData
+    conditioning: Literal["prompt", "none"] = "prompt"
+    """What steers the denoiser. With ``none`` it makes pictures like the data, whose captions are not read."""
     vae: Annotated[str | None, BeforeValidator(lambda vae: None if vae == "none" else vae)]
     """Folder or hub id, or for pictures ``none``: z is x itself."""
     vocoder: str | None = None
@@ -117,16 +133,55 @@ class DiffusionRecipe(Recipe):
     pooled_tokens: bool = False
     """Also add the mean of the T5 tokens to the time embedding (FiLM): what the prompt is about reaches every
     layer at once, and is learnt much sooner than through attention alone. Where CLAP is given, it has that place."""
-    unet: UNetConfig = UNetConfig()
-    schedule: NoiseScheduleConfig = NoiseScheduleConfig()
+    unet: AnyUNet = UNetConfig()
+    objective: AnyObjective = SimpleObjective()
+    schedule: NoiseScheduleConfig | None = NoiseScheduleConfig()
+    """The process of objectives on discrete times; null for the others, which say their own."""
+    balance: str | None = None
+    """An attribute of the metadata whose rare names are drawn more often: a row of a name that n rows have, by
+    1 / sqrt(n); null: all rows alike."""
     caption_dropout: float = Field(0.1, ge=0, lt=1)
     """Chance of the empty caption, which classifier-free guidance needs."""
-    min_snr_gamma: float | None = Field(None, gt=0)
-    """Clamp of the loss weight (Hang et al. 2023); null: the plain loss."""
     sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc", "heun", "euler"] = "dpmsolver++"
     """The saved pipeline's scheduler, with its default number of steps and guidance scale."""
     default_steps: int = Field(20, gt=0)
     default_guidance: float = Field(3.0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_prompt(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("conditioning") != "none":
+            return values
+        return {**_WITHOUT_PROMPT, **values}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_schedule(cls, values: Any) -> Any:
+        objective = values.get("objective") if isinstance(values, dict) else None
+        kind = objective.get("kind") if isinstance(objective, dict) else None
+        return {"schedule": None, **values} if kind in _OWN_PROCESS else values
+
+    @model_validator(mode="after")
+    def _schedule_of_discrete_times_only(self) -> Self:
+        own = isinstance(self.objective, ContinuousObjective)
+        if own and self.schedule is not None:
+            raise ValueError(f"objective.kind is {self.objective.kind}, which says its own process; leave schedule out")
+        if not own and self.schedule is None:
+            raise ValueError("schedule is null, and the objective needs one; leave it out for the default")
+        return self
+
+    @model_validator(mode="after")
+    def _conditioning_is_what_it_says(self) -> Self:
+        if self.conditioning == "prompt":
+            if isinstance(self.unet, PlainUNetConfig):
+                raise ValueError("unet.kind is plain, which hears no prompt; set conditioning: none, or leave it out")
+            return self
+        if not isinstance(self.data, ImageData):
+            raise ValueError("conditioning is none, which only pictures can have; leave it out")
+        for key, value in {**_WITHOUT_PROMPT, "clap": None, "pooled_tokens": False}.items():
+            if getattr(self, key) != value:
+                raise ValueError(f"{key} is a key for models with prompts, and conditioning is none; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _parts_of_the_medium(self) -> Self:
@@ -141,14 +196,72 @@ class DiffusionRecipe(Recipe):
         return self
 
 
-class JudgeRecipe(Recipe, MelSection):
-    """Train a classifier of the ``sources`` labels, to listen to what a generator makes."""
+class DistillationConfig(Section):
+    """z_s is one step of the guided teacher, whose guidance scale is an input of the student (Luo et al. 2023)."""
+
+    kind: Literal["distillation"] = "distillation"
+    intervals: int = Field(50, gt=1)
+    """Equal parts of the time, at whose two ends the student is made to agree; also the most steps it can take."""
+    guidance: tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1)]] = (1.0, 4.0)
+    """Lowest and highest scale that it learns; the teacher's own default must be among them."""
+    target_decay: float = Field(0.95, ge=0, lt=1)
+    """Decay of the moving average of the student that it is held against; 0: against itself."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.guidance[0] > self.guidance[1]:
+            raise ValueError(f"method.guidance is {list(self.guidance)}; the lowest scale comes first")
+        return self
+
+
+class ConsistencyTrainingConfig(Section):
+    """z_s is from the data, no teacher is asked (Song and Dhariwal 2024). The student is held against itself."""
+
+    kind: Literal["training"]
+    first_intervals: int = Field(25, gt=1)
+    """Equal parts of the time at the beginning; doubled after equal parts of the run."""
+    intervals: int = Field(200, gt=1)
+    """The same at the end; also the most steps the student can take."""
+    caption_dropout: float = Field(0.1, ge=0, lt=1)
+    """Chance of the empty caption, which classifier-free guidance needs."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.first_intervals > self.intervals:
+            raise ValueError(
+                f"method.first_intervals is {self.first_intervals}; it must be at most method.intervals, "
+                f"{self.intervals}"
+            )
+        return self
+
+
+class ConsistencyRecipe(Recipe):
+    """Train a few-step student on a finished pipeline's latents."""
+
+    stage: Literal["consistency"]
+    data: AnyData
+    teacher: str
+    """Folder of a finished pipeline, or a bundled model's name. The student is one with its U-Net exchanged."""
+    method: Annotated[
+        Annotated[DistillationConfig | ConsistencyTrainingConfig, Field(discriminator="kind")],
+        # Distillation is what a section without a kind means.
+        BeforeValidator(lambda method: {"kind": "distillation", **method} if isinstance(method, dict) else method),
+    ] = DistillationConfig()
+    unet: UNetConfig | None = None
+    """Sizes of a new student; null: a copy of the teacher's U-Net, weights and all."""
+    default_steps: int = Field(4, gt=0)
+
+
+class JudgeRecipe(EitherMedium):
+    """Train a classifier of sounds by their ``sources``, or of pictures by each of their ``attributes``, to judge what
+    a generator makes."""
 
     stage: Literal["judge"]
-    data: AudioData
     width: int = Field(48, gt=0)
+    """Channels of the first stage."""
 
 
 AnyRecipe = Annotated[
-    VAERecipe | VocoderRecipe | CLAPRecipe | DiffusionRecipe | JudgeRecipe, Field(discriminator="stage")
+    VAERecipe | VocoderRecipe | CLAPRecipe | DiffusionRecipe | ConsistencyRecipe | JudgeRecipe,
+    Field(discriminator="stage"),
 ]

@@ -180,12 +180,18 @@ class GeneratorConfig(Section):
 
 
 class NewTextEncoder(Section):
-    """A small T5 encoder trained jointly, with a tokenizer learnt from the captions."""
+    """A T5 encoder trained jointly, with a tokenizer learnt from the captions."""
 
     width: int = Field(192, gt=0)
     layers: int = Field(3, gt=0)
     heads: int = Field(4, gt=0)
     vocabulary: int = Field(2048, gt=64)
+    head_width: int | None = Field(None, gt=0)
+    """Channels of a head; null: the heads share the width."""
+    inner_width: int | None = Field(None, gt=0)
+    """Channels inside the feed-forward layers; null: twice the width."""
+    gated: bool = True
+    """GELU with a gate (T5 1.1), or without."""
 
 
 class CLAPTower(Section):
@@ -201,8 +207,9 @@ class CLAPTower(Section):
 
 
 class UNetConfig(Section):
-    """diffusers' `UNet2DConditionModel`, in its own words."""
+    """diffusers' `UNet2DConditionModel`, in its own words: it hears the prompt."""
 
+    kind: Literal["conditional"] = "conditional"
     block_out_channels: tuple[int, ...] = (96, 128, 160)
     layers_per_block: int = Field(1, gt=0)
     attention: tuple[bool, ...] = (False, True, True)
@@ -211,12 +218,42 @@ class UNetConfig(Section):
     norm_num_groups: int = Field(16, gt=0)
 
 
+class PlainUNetConfig(Section):
+    """diffusers' `UNet2DModel`, the U-Net of DDPM and its relatives: it hears no prompt."""
+
+    kind: Literal["plain"]
+    block_out_channels: tuple[int, ...] = (128, 256, 256, 256)
+    layers_per_block: int = Field(2, gt=0)
+    attention: tuple[bool, ...] = (False, True, False, False)
+    """Whether a level has self-attention; between the two halves there always is some."""
+    head_width: int | None = Field(None, gt=0)
+    """Channels of an attention head; null: one head."""
+    norm_num_groups: int = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    time_shift: Literal["default", "scale_shift"] = "default"
+    """How t reaches a block: added, or as scale and shift of its norm (improved DDPM)."""
+    time_width: int | None = Field(None, gt=0)
+    """Channels of the embedding of t; null: four times the first level's."""
+    resample: Literal["conv", "resnet"] = "conv"
+    """How the size changes between levels: by a convolution, or by a residual block (ADM, EDM)."""
+    fourier_features: bool = False
+    """Also see sin and cos of fine multiples of the input, and add it to the output (VDM)."""
+
+
+AnyUNet = Annotated[
+    Annotated[UNetConfig | PlainUNetConfig, Field(discriminator="kind")],
+    # One that hears the prompt is what a section without a kind means.
+    BeforeValidator(lambda unet: {"kind": "conditional", **unet} if isinstance(unet, dict) else unet),
+]
+
+
 class NoiseScheduleConfig(Section):
-    """The forward process, shared by training and sampling."""
+    """The forward process of objectives on discrete times, shared by training and sampling."""
 
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
-    """diffusers' names: CompVis's and AudioLDM's "linear" is ``scaled_linear`` here."""
+    """diffusers' names: CompVis's and AudioLDM's "linear" is ``scaled_linear`` here, cosine ``squaredcos_cap_v2``."""
     beta_start: float = Field(0.0015, gt=0, lt=1)
     beta_end: float = Field(0.0195, gt=0, lt=1)
     num_train_timesteps: int = Field(1000, gt=1)
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    rescale_betas_zero_snr: bool = False
+    """Shift the schedule so that nothing of the data is left at its end (Lin et al. 2023)."""

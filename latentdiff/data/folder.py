@@ -118,8 +118,14 @@ def read_folder(folder: str | Path, caption_key: str | None = None) -> list[Row]
     return listing.rows
 
 
-def list_folder(folder: str | Path, caption_key: str | None = None) -> Listing:
+def list_folder(folder: str | Path, caption_key: str | None = None, captioned: bool = True) -> Listing:
     """Read a folder's captions and collect the faults instead of raising them.
+
+    Args:
+        folder: As `read_folder` takes it.
+        caption_key: Likewise.
+        captioned: Each file needs a caption. Without, the rows are all media files of the folder, whatever metadata
+            and .txt files say.
 
     Raises:
         InputError: There is no such folder.
@@ -130,6 +136,10 @@ def list_folder(folder: str | Path, caption_key: str | None = None) -> Listing:
         raise InputError(f"The data folder {folder} {what}.")
     media = list(_media_files(folder))
     found = [folder / name for name in METADATA_FILES if (folder / name).is_file()]
+    if not captioned:
+        listing = Listing("nothing: none is needed", rows=[Row(path, ("",)) for path in media])
+        _settle_kind(listing, folder, media)
+        return listing
     if len(found) == 2:
         fault = Fault(folder, None, "two metadata files", f"{' and '.join(METADATA_FILES)}: keep one")
         return Listing("nothing", faults=[fault])

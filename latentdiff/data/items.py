@@ -43,15 +43,19 @@ def split_rows(rows: list[Row], held_out: float) -> tuple[list[Row], list[Row]]:
     return sorted(ranked[count:], key=lambda row: row.path), sorted(ranked[:count], key=lambda row: row.path)
 
 
-def split_usable(data: DataConfig) -> tuple[list[Row], list[Row]]:
+def split_usable(data: DataConfig, captioned: bool = True) -> tuple[list[Row], list[Row]]:
     """The rows to train on and the held-out ones, every file looked at: a part of the folder, or another folder.
+
+    Args:
+        data: What is asked of the folder.
+        captioned: Each file needs a caption; without, none is read.
 
     Raises:
         InputError: as `usable_rows`, and if there are too few.
     """
-    rows = usable_rows(data)
+    rows = usable_rows(data, captioned=captioned)
     if isinstance(data.held_out, Path):
-        return rows, usable_rows(data, data.held_out)
+        return rows, usable_rows(data, data.held_out, captioned)
     return split_rows(rows, data.held_out)
 
 

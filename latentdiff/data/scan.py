@@ -121,17 +121,18 @@ class ScanReport:
         return lines
 
 
-def scan_folder(folder: str | Path, caption_key: str | None = None) -> ScanReport:
+def scan_folder(folder: str | Path, caption_key: str | None = None, captioned: bool = True) -> ScanReport:
     """Read all captions and decode all files of a folder of sounds or of pictures.
 
     Args:
         folder: Folder as `read_folder` takes it.
         caption_key: Metadata column with the caption; None takes "text", else "caption".
+        captioned: Each file needs a caption; without, none is read, as `list_folder` says.
 
     Raises:
         InputError: There is no such folder; every other fault is in the report.
     """
-    listing = list_folder(folder, caption_key)
+    listing = list_folder(folder, caption_key, captioned)
     report = ScanReport(Path(folder), listing.captions_from, listing.kind)
     report.faults = listing.faults + listing.unlisted
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding runs outside the interpreter lock
@@ -154,7 +155,7 @@ def scan_folder(folder: str | Path, caption_key: str | None = None) -> ScanRepor
     return report
 
 
-def usable_rows(data: DataConfig, folder: Path | None = None) -> list[Row]:
+def usable_rows(data: DataConfig, folder: Path | None = None, captioned: bool = True) -> list[Row]:
     """The rows to train on, after every caption and every file has been looked at.
 
     What is wrong is logged by file, row and reason. Files that the metadata does not name are no fault here:
@@ -163,17 +164,18 @@ def usable_rows(data: DataConfig, folder: Path | None = None) -> list[Row]:
     Args:
         data: What is asked of the folder.
         folder: Another folder than ``data.path``, of which the same is asked.
+        captioned: Each file needs a caption; without, none is read, as `list_folder` says.
 
     Raises:
         InputError: The folder holds the other kind of media, more than ``data.max_bad_fraction`` of it is faulty,
             or nothing is usable.
     """
     folder = folder or data.path
-    report = scan_folder(folder, data.caption_key)
+    report = scan_folder(folder, data.caption_key, captioned)
     kind = "image" if isinstance(data, ImageData) else "audio"
     if report.rows and report.kind != kind:
         raise InputError(f"{folder} holds {report.kind} files, and data.kind is {kind}; name another folder or kind.")
-    unlisted = list_folder(folder, data.caption_key).unlisted
+    unlisted = list_folder(folder, data.caption_key, captioned).unlisted
     report.faults = [fault for fault in report.faults if fault not in unlisted]
     for fault in report.faults:
         logger.warning("left out of training: %s", fault)

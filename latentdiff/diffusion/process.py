@@ -147,6 +147,37 @@ def prediction_of(config: Mapping[str, Any]) -> Coordinate:
     return known[kind]
 
 
+def check_same_process(config: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
+    """Refuse a scheduler that would undo another process than the one a model came with.
+
+    What only chooses the steps of a sampler may differ: the range of an EDM's sigma, the shift of a flow.
+
+    Args:
+        config: The scheduler's configuration.
+        trained: That of the scheduler that the model came with.
+
+    Raises:
+        InputError: if family, prediction or noise levels are not the model's.
+    """
+    families = family_of(config), family_of(trained)
+    if families[1] == "variance_preserving":
+        return check_scheduler(config, DiscreteSchedule.from_config(trained), prediction_of(trained))
+    if families[0] != families[1]:
+        raise InputError(
+            f"the scheduler undoes a process of the {families[0]} kind, but the model was trained on one of the "
+            f"{families[1]} kind."
+        )
+    if prediction_of(config) != prediction_of(trained):
+        raise InputError(
+            f"the scheduler takes the network's output for '{prediction_of(config)}', but the model predicts "
+            f"'{prediction_of(trained)}'."
+        )
+    key = "sigma_data" if families[1] == "edm" else "num_train_timesteps"
+    found, expected = (getattr(schedule_of(part), key) for part in (config, trained))
+    if found != expected:
+        raise InputError(f"the scheduler has {key} {found:g}, but the model was trained with {expected:g}.")
+
+
 def check_scheduler(config: Mapping[str, Any], schedule: DiscreteSchedule, prediction: Coordinate) -> None:
     """Refuse a scheduler that would undo another process than the one a model was trained on.
 

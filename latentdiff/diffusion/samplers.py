@@ -69,6 +69,8 @@ FORWARD_PROCESS = (
     "variance_type",
 )
 """The keys that belong to the trained model and not to the sampler."""
+_TRAINED_VARIANCE = "trained_variance_type"
+"""Where a scheduler keeps ``variance_type`` that has the key, and another use for it."""
 _DDPM_BETAS = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
 """What a configuration means that leaves one of them out; LCMScheduler alone would take others."""
 
@@ -83,9 +85,8 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
         return _consistency_scheduler(name, config)
     if name not in SAMPLERS:
         raise InputError(f"unknown sampler '{name}'; choose one of {', '.join(SAMPLERS)}.")
-    for own, key in (("lcm", "timestep_scaling"), ("cm", "clip_denoised")):  # found in their configurations alone
-        if key in config:
-            raise InputError(f"this model is a few-step student, which '{name}' cannot sample; use its sampler, {own}.")
+    if own := few_step_sampler(config):
+        raise InputError(f"this model is a few-step student, which '{name}' cannot sample; use its sampler, {own}.")
     match family_of(config):
         case "flow":
             return _flow_scheduler(name, FlowSchedule.from_config(config))
@@ -96,6 +97,21 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
         case "variance_preserving":
             scheduler, options = SAMPLERS[name]
             return _variance_preserving(scheduler, options, config)
+
+
+def name_of(scheduler: SchedulerMixin) -> str:
+    """The name under which `make_scheduler` gives this sampler; the class of a foreign one."""
+    for samplers in (SAMPLERS, FLOW_SAMPLERS, EDM_SAMPLERS, CONSISTENCY_SAMPLERS):
+        for name, (kind, _) in samplers.items():
+            if type(scheduler) is kind:
+                return name
+    return type(scheduler).__name__
+
+
+def few_step_sampler(config: Mapping[str, Any]) -> str | None:
+    """The one sampler of a few-step student, by its scheduler's configuration; None for other models."""
+    own = {"timestep_scaling": "lcm", "clip_denoised": "cm"}  # found in their configurations alone
+    return next((name for key, name in own.items() if key in config), None)
 
 
 def start_of(scheduler: SchedulerMixin, noise: Tensor) -> Tensor:
@@ -113,13 +129,14 @@ def network_input(scheduler: SchedulerMixin, z_t: Tensor, t: Tensor) -> Tensor:
 
 
 def readable_output(scheduler: SchedulerMixin, output: Tensor, z_t: Tensor) -> Tensor:
-    """What the scheduler's ``step`` reads of a network's output: without a learned variance, unless it is DDPM's.
+    """What the scheduler's ``step`` reads of a network's output: no learned variance, but for a DDPM that takes it.
 
     Args:
         output: (B, C, ...), or (B, 2 C, ...) of a network that learned its variance.
         z_t: (B, C, ...).
     """
-    if output.shape[1] == 2 * z_t.shape[1] and not isinstance(scheduler, DDPMScheduler):
+    reads_both = isinstance(scheduler, DDPMScheduler) and scheduler.config["variance_type"] == "learned_range"
+    if output.shape[1] == 2 * z_t.shape[1] and not reads_both:
         return output[:, : z_t.shape[1]]
     return output
 
@@ -130,9 +147,12 @@ def _variance_preserving(scheduler: Any, options: dict[str, Any], config: Mappin
     Kept, so that another sampler can be made from it; diffusers saves and loads such keys.
     """
     process = _DDPM_BETAS | {key: config[key] for key in FORWARD_PROCESS if config.get(key) is not None}
+    if variance := config.get(_TRAINED_VARIANCE):
+        process["variance_type"] = variance
     known = set(inspect.signature(scheduler.__init__).parameters)
-    if scheduler is DPMSolverMultistepScheduler:
-        process.pop("variance_type", None)  # it would cut the output to three channels; see `readable_output`
+    if scheduler is DPMSolverMultistepScheduler and "variance_type" in process:
+        # Of a learned one it would cut the output to three channels; see `readable_output`.
+        process[_TRAINED_VARIANCE] = process.pop("variance_type")
     zero_snr = process.get("rescale_betas_zero_snr", False)
     if zero_snr:
         schedule = DiscreteSchedule.from_config(process)

@@ -21,7 +21,14 @@ INDEX = "model_index.json"
 MAX_HEADER = 100 * 2**20
 """Bytes; the bound of the safetensors format itself."""
 FAMILIES = (AUDIOLDM, AUDIOLDM2, MUSICLDM, STABLE_DIFFUSION, AUFFUSION)
-LIBRARIES = ("diffusers", "transformers", "audioldm2", "latentdiff.models.autoencoder", "latentdiff.models.prompts")
+LIBRARIES = (
+    "diffusers",
+    "transformers",
+    "audioldm2",
+    "latentdiff.models.autoencoder",
+    "latentdiff.models.denoiser",
+    "latentdiff.models.prompts",
+)
 """Where the classes of a pipeline of ours may be from."""
 WEIGHTS = (".safetensors", ".bin", ".pt")
 """Best first. The libraries read the other two with ``weights_only``, so they cannot run code either."""

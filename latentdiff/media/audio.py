@@ -171,7 +171,7 @@ def write_audio(
         raise InputError(f"{path} exists: choose another name or ask to overwrite it.")
     # ASCII, because nothing says how a WAV comment is encoded and a prompt from a shell may not be UTF-8.
     comment = None if recipe is None else json.dumps(recipe)
-    write_whole(path, _encode(wave, sampling_rate, path.suffix.lower(), comment))
+    write_whole(path, encode_audio(wave, sampling_rate, path.suffix.lower(), comment))
     return path
 
 
@@ -198,23 +198,38 @@ def read_recipe(path: str | Path) -> dict | None:
 
 
 def save_spectrogram(path_png: str | Path, wave: np.ndarray, sampling_rate: int) -> Path:
-    """Draw the spectrogram of a wave (samples,) as a PNG: time in s, frequency in kHz, 80 dB deep.
+    """Write `spectrogram_png` of a wave (samples,).
 
     A picture that exists is replaced: the caller decides about overwriting, for the sound and its picture.
 
     Raises:
         InputError: The place is not writable.
     """
+    write_whole(Path(path_png), spectrogram_png(wave, sampling_rate))
+    return Path(path_png)
+
+
+def spectrogram_png(
+    wave: np.ndarray, sampling_rate: int, size: tuple[float, float] = (8, 3.2), dpi: int = 120
+) -> bytes:
+    """Draw the spectrogram of a wave (samples,): time in s, frequency in kHz, 80 dB deep.
+
+    Args:
+        wave: In [-1, 1].
+        sampling_rate: In Hz.
+        size: Of the picture, width and height in inches.
+        dpi: Pixels an inch.
+    """
     from matplotlib.figure import Figure  # the Figure alone: pyplot would open windows and keep global state
 
     wave = np.asarray(wave, dtype=np.float32)
-    size = 1024
-    hop = max(size // 4, wave.size // 2000)  # as many columns as the picture can show
-    frames = np.lib.stride_tricks.sliding_window_view(np.pad(wave, size // 2), size)[::hop]
-    amplitude = np.abs(np.fft.rfft(frames * np.hanning(size), axis=1)) / (size / 4)  # full-scale sine: 1
+    window = 1024
+    hop = max(window // 4, wave.size // 2000)  # as many columns as the picture can show
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(wave, window // 2), window)[::hop]
+    amplitude = np.abs(np.fft.rfft(frames * np.hanning(window), axis=1)) / (window / 4)  # full-scale sine: 1
     level = 20 * np.log10(np.maximum(amplitude, 1e-7))
     top = max(float(level.max()), -60.0)  # silence stays dark instead of having its rounding errors stretched
-    figure = Figure(figsize=(8, 3.2), dpi=120, layout="constrained")
+    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
     axes = figure.add_subplot()
     extent = (0.0, wave.size / sampling_rate, 0.0, sampling_rate / 2000)
     picture = axes.imshow(level.T, origin="lower", aspect="auto", extent=extent, vmin=top - 80, vmax=top, cmap="magma")
@@ -222,8 +237,7 @@ def save_spectrogram(path_png: str | Path, wave: np.ndarray, sampling_rate: int)
     figure.colorbar(picture, ax=axes, label="dB of full scale")
     png = io.BytesIO()
     figure.savefig(png, format="png")  # draws with Agg whatever the display
-    write_whole(Path(path_png), png.getvalue())
-    return Path(path_png)
+    return png.getvalue()
 
 
 def _broken(path: Path, reason: str, detail: str = "") -> BrokenAudioError:
@@ -310,8 +324,8 @@ def _resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:
     return soxr.resample(wave, rate, target).astype(np.float32, copy=False)
 
 
-def _encode(wave: np.ndarray, sampling_rate: int, suffix: str, comment: str | None) -> bytes:
-    """Return the bytes of an audio file.
+def encode_audio(wave: np.ndarray, sampling_rate: int, suffix: str, comment: str | None = None) -> bytes:
+    """Return the bytes of an audio file, of the kinds that `write_audio` writes.
 
     It is made in memory because libsndfile writes an OGG to a full disk without an error.
     """

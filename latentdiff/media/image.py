@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -194,7 +195,9 @@ def _open(path: Path) -> Iterator[Image.Image]:
         fault = first_bytes_fault(path)
         if fault:
             raise _broken(path, *fault)
-        image = Image.open(path)
+        with warnings.catch_warnings():  # Pillow warns from 89 million pixels on of what is refused below
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
     except UnidentifiedImageError:
         raise _broken(path, "unreadable", "no picture format that Pillow knows") from None
     except Image.DecompressionBombError as error:

@@ -1,4 +1,4 @@
-"""A small classifier of sounds that listens to what a generator makes."""
+"""Small classifiers that listen to, or look at, what a generator makes."""
 
 from typing import Any
 
@@ -7,7 +7,18 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from latentdiff.config import Framing
+from latentdiff.media import image
 from latentdiff.media.mel import LogMel, resolve_mel
+
+
+def _stages(channels: int, widths: list[int]) -> nn.Sequential:
+    """Convolutions of these widths, each of which halves both axes."""
+    layers: list[nn.Module] = []
+    for out in widths:
+        layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(), nn.MaxPool2d(2)]
+        channels = out
+    return nn.Sequential(*layers)
 
 
 class AudioJudge(ModelMixin, ConfigMixin):
@@ -28,16 +39,10 @@ class AudioJudge(ModelMixin, ConfigMixin):
     def __init__(self, labels: list[str], width: int, mel: dict[str, Any]) -> None:
         super().__init__()
         self.front_end = LogMel(resolve_mel(mel))
-        stages: list[nn.Module] = []
-        channels = self.front_end.config.channels
-        for stage in range(4):
-            out = width * min(2**stage, 4)
-            stages += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
-            stages += [nn.MaxPool2d(2)]
-            channels = out
-        self.stages = nn.Sequential(*stages)
+        widths = [width * min(2**stage, 4) for stage in range(4)]
+        self.stages = _stages(self.front_end.config.channels, widths)
         bands = self.front_end.config.n_mels // 2**4
-        self.head = nn.Linear(2 * channels * bands, len(labels))
+        self.head = nn.Linear(2 * widths[-1] * bands, len(labels))
 
     def log_mel(self, wave: Tensor) -> Tensor:
         """Log-mel (B, T, F) of a waveform (B, S)."""
@@ -53,3 +58,43 @@ class AudioJudge(ModelMixin, ConfigMixin):
     def forward(self, wave: Tensor) -> Tensor:
         """Logits (B, labels) of a waveform (B, S)."""
         return self.head(self.features(self.log_mel(wave)))
+
+
+class PictureJudge(ModelMixin, ConfigMixin):
+    """Convolutional classifier of pictures by several attributes, each with a head of its own.
+
+    Why an own class: as for `AudioJudge`; and whether a model composes shows only where what is seen is told
+    attribute by attribute.
+
+    Args:
+        labels: for each attribute its names, in the order of the logits.
+        width: channels of the first stage.
+        image: `Framing` fields; the pictures are of this size, both sides even and at least 16.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(self, labels: dict[str, list[str]], width: int, image: dict[str, Any]) -> None:
+        super().__init__()
+        framing = Framing.model_validate(image)
+        # Pixels as 2x2 patches: convolutions at the full size are what a CPU pays for.
+        self.stages = nn.Sequential(nn.PixelUnshuffle(2), _stages(4 * framing.channels, [width, 2 * width, 4 * width]))
+        height, across = (side // 2**4 for side in framing.size)
+        self.embedding = nn.Sequential(nn.Linear(4 * width * height * across, 64), nn.BatchNorm1d(64))
+        # In the order of the alphabet, since a saved configuration does not keep that of its keys.
+        self.heads = nn.ModuleList(nn.Linear(64, len(labels[attribute])) for attribute in sorted(labels))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Features (B, 64) of pictures (B, C, H, W), 0 to 255."""
+        return self.embedding(self.stages(image.to_x(pixels)).flatten(1))
+
+    def classify(self, features: Tensor) -> dict[str, Tensor]:
+        """Logits (B, names) by attribute of features (B, 64)."""
+        return {
+            attribute: head(features) for attribute, head in zip(sorted(self.config.labels), self.heads, strict=True)
+        }
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Logits (B, names) by attribute of pictures (B, C, H, W), 0 to 255."""
+        return self.classify(self.features(pixels))

@@ -43,6 +43,8 @@ class Conditioning:
     """(B, M, E), the second sequence of a U-Net with two cross-attention streams (AudioLDM2)."""
     mask_1: Tensor | None = None
     """(B, M)."""
+    guidance: Tensor | None = None
+    """(B, W), the guidance scale as a few-step student hears it, also joined to the time embedding."""
 
     def unet_arguments(self) -> dict[str, Any]:
         """The keyword arguments under which diffusers' U-Nets know these."""
@@ -50,6 +52,7 @@ class Conditioning:
             "encoder_hidden_states": self.tokens,
             "encoder_attention_mask": self.mask,
             "class_labels": self.pooled,
+            "timestep_cond": self.guidance,
         }
         if self.tokens_1 is not None:
             arguments |= {"encoder_hidden_states_1": self.tokens_1, "encoder_attention_mask_1": self.mask_1}
@@ -68,7 +71,7 @@ class Conditioning:
         return self._each(lambda part: part.to(dtype) if part.is_floating_point() else part)
 
     def _each(self, change: Any) -> "Conditioning":
-        parts = (self.tokens, self.mask, self.pooled, self.tokens_1, self.mask_1)
+        parts = (self.tokens, self.mask, self.pooled, self.tokens_1, self.mask_1, self.guidance)
         return Conditioning(*(None if part is None else change(part) for part in parts))
 
 
@@ -127,16 +130,16 @@ def _in_fixed_order(tokenizer: Tokenizer) -> Unigram:
 
 
 def new_t5(config: NewTextEncoder, vocabulary: int) -> T5EncoderModel:
-    """A small T5 encoder (pre-norm, relative positions, gated GELU as in T5 1.1)."""
+    """A T5 encoder (pre-norm, relative positions, GELU)."""
     return T5EncoderModel(
         T5Config(
             vocab_size=vocabulary,
             d_model=config.width,
-            d_kv=config.width // config.heads,
-            d_ff=2 * config.width,
+            d_kv=config.head_width or config.width // config.heads,
+            d_ff=config.inner_width or 2 * config.width,
             num_layers=config.layers,
             num_heads=config.heads,
-            feed_forward_proj="gated-gelu",
+            feed_forward_proj="gated-gelu" if config.gated else "gelu",
             dropout_rate=0.0,
             relative_attention_max_distance=MAX_TOKENS,
         )
@@ -174,7 +177,7 @@ def mean_of_tokens(tau: Conditioning) -> Conditioning:
 
 
 def concatenate(first: Conditioning, second: Conditioning) -> Conditioning:
-    """The rows of both; the shorter token sequence is padded and masked."""
+    """The rows of both; the shorter token sequence is padded and masked. Neither has a guidance scale as an input."""
     tokens, mask = _join(first.tokens, first.mask, second.tokens, second.mask)
     tokens_1, mask_1 = _join(first.tokens_1, first.mask_1, second.tokens_1, second.mask_1)
     pooled = None

@@ -5,6 +5,7 @@ Shapes: B prompts times media a prompt, z (B, C, h, w).
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,10 +13,14 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from latentdiff.diffusion.consistency import guidance_embedding
+from latentdiff.diffusion.process import check_same_process, prediction_of
+from latentdiff.diffusion.samplers import network_input, readable_output, start_of
 from latentdiff.errors import InputError
 from latentdiff.interop.folder import recognise
 from latentdiff.interop.hub import fetch
 from latentdiff.interop.load import load_own, load_parts
+from latentdiff.models.denoiser import predict
 from latentdiff.models.prompts import prompt_encoder
 from latentdiff.models.text import Conditioning, concatenate
 from latentdiff.names import BUNDLED, PIPELINES, bundled_folder
@@ -32,8 +37,23 @@ class LatentDiffusionPipeline(DiffusionPipeline):
     """Prompt -> tau -> z_0, whatever the medium. The subclasses say how large z is, and decode z_0."""
 
     _callback_tensor_inputs = ["latents"]
+    clap: torch.nn.Module | None = None
+    """Only the pipeline of sounds has one."""
     made = "media"
     """What it makes, in the words of an error."""
+
+    def keep_process(self, prediction: str | None) -> None:
+        """Remember the process that the scheduler undoes, which any scheduler assigned later must undo too.
+
+        Args:
+            prediction: what the model predicts, as its pipeline folder says; None believes the scheduler.
+
+        Raises:
+            InputError: if the scheduler contradicts it.
+        """
+        self._process = dict(self.scheduler.config)
+        self.register_to_config(prediction=prediction or prediction_of(self._process))
+        self._check_scheduler()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
@@ -61,6 +81,28 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             return super().from_pretrained(str(folder), dtype=dtype, **{**parts, **kwargs})
         return cls(**{**load_parts(folder, family, dtype), **kwargs})
 
+    @property
+    def hears_prompts(self) -> bool:
+        """Whether anything reads a prompt; a model without (DDPM's and its relatives') makes what its data were."""
+        return self.text_encoder is not None or self.clap is not None
+
+    def prompts_of(self, prompt: str | list[str] | None, negative: Any, guidance_scale: float | None) -> list[str]:
+        """The prompts as a list; an empty one for a model that hears none.
+
+        Raises:
+            InputError: if one is empty or no text, or there are some that nothing would hear.
+        """
+        if self.hears_prompts:
+            if prompt is None:
+                raise InputError("no prompt was given.")
+            return as_list(prompt)
+        for name, given in (("prompt", prompt is not None), ("negative_prompt", negative is not None)):
+            if given:
+                raise InputError(f"this model hears no prompt, and {name} was given; leave it out.")
+        if guidance_scale is not None and guidance_scale > 1:
+            raise InputError(f"this model hears no prompt, so a guidance_scale of {guidance_scale:g} cannot steer it.")
+        return [""]
+
     @torch.no_grad()
     def encode_prompt(self, prompts: list[str], beside: list[str] | None = None) -> Conditioning:
         """tau of the prompts; padding is masked, so a prompt means the same alone and among longer ones.
@@ -69,6 +111,8 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             prompts: the texts.
             beside: if these are negative prompts, the prompts that each of them stands beside.
         """
+        if not self.hears_prompts:
+            return Conditioning()
         tau = prompt_encoder(self.components, pooled=bool(self.unet.config.class_embed_type))(prompts, beside)
         return tau.to(self.unet.dtype)
 
@@ -93,6 +137,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             each: media of each prompt.
             steps: sampling steps; None takes the model's default.
             guidance_scale: classifier-free guidance, 1 or less turns it off; None takes the model's default.
+                A distilled student hears it as an input, all others are run twice for it.
             negative_prompt: one for all or one for each prompt; None is the empty caption.
             generator: one for all, or one for each medium.
             latents: unit noise to start from.
@@ -107,13 +152,36 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             raise InputError(f"{steps} steps cannot be taken; give at least 1.")
         if each < 1:
             raise InputError(f"{each} {self.made} a prompt cannot be made; give at least 1.")
+        most = self.scheduler.config.get("original_inference_steps", steps)
+        if steps > most:
+            raise InputError(f"{steps} steps cannot be taken: this few-step student has learnt {most} at most.")
+        heard = self._guidance_input(guidance, negative_prompt)
         negative = None
-        if guidance > 1:
+        if guidance > 1 and heard is None and self.hears_prompts:
             negatives = _one_for_each(negative_prompt, len(prompts))
             negative = self.encode_prompt(negatives, prompts).repeat(each)
         z = self.draw_latents((len(prompts) * each, self.unet.config.in_channels, *size), generator, latents)
         tau = self.encode_prompt(prompts).repeat(each)
+        if heard is not None:
+            tau = replace(tau, guidance=heard.to(z).expand(len(z), -1))
         return self.denoise(z, tau, negative, guidance, steps, generator, callback)
+
+    def _guidance_input(self, guidance_scale: float, negative_prompt: str | list[str] | None) -> Tensor | None:
+        """The scale (1, W) as a distilled student hears it; None for a model that is run twice for it.
+
+        Raises:
+            InputError: if the student has not learnt that scale, or a negative prompt is given to it.
+        """
+        width = self.unet.config.get("time_cond_proj_dim")
+        if width is None:
+            return None
+        if negative_prompt is not None:
+            raise InputError("this few-step student has its guidance built in, and no negative prompt; leave it out.")
+        scale = max(guidance_scale, 1.0)
+        low, high = self.config.guidance_range or (scale, scale)
+        if not low <= scale <= high:
+            raise InputError(f"this few-step student knows guidance from {low:g} to {high:g}; {scale:g} is outside.")
+        return guidance_embedding(torch.tensor([scale]), width)
 
     @torch.no_grad()
     def denoise(
@@ -131,19 +199,23 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         With ``negative`` the prediction is eps_neg + s (eps - eps_neg) (Ho & Salimans 2022, equation 6).
         """
         self._interrupt = False
-        self.scheduler.set_timesteps(steps, device=z.device)
-        z = z * self.scheduler.init_noise_sigma
+        self._check_scheduler()
+        try:
+            self.scheduler.set_timesteps(steps, device=z.device)
+        except ValueError as error:  # more steps than there are training times, for one
+            raise InputError(f"{steps} steps cannot be taken: {' '.join(str(error).split())}") from error
+        z = start_of(self.scheduler, z)
         both = tau if negative is None else concatenate(negative, tau)
         extra = self._scheduler_arguments(generator)
         for number, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             if self._interrupt:
                 break
             twice = z if negative is None else torch.cat([z, z])
-            prediction = self.unet(self.scheduler.scale_model_input(twice, t), t, **both.unet_arguments()).sample
+            prediction = predict(self.unet, network_input(self.scheduler, twice, t), t, both)
             if negative is not None:
                 without, with_prompt = prediction.chunk(2)
                 prediction = without + guidance_scale * (with_prompt - without)
-            z = self.scheduler.step(prediction, t, z, **extra).prev_sample
+            z = self.scheduler.step(readable_output(self.scheduler, prediction, z), t, z, **extra).prev_sample
             if callback is not None:
                 z = callback(self, number, t, {"latents": z}).get("latents", z)
         if not torch.isfinite(z).all():
@@ -151,6 +223,21 @@ class LatentDiffusionPipeline(DiffusionPipeline):
                 "the model's latents are not finite; try --dtype float32, or another sampler or guidance scale."
             )
         return z
+
+    def _check_scheduler(self) -> None:
+        """Refuse a scheduler that undoes another process than the model's.
+
+        Raises:
+            InputError: naming what differs.
+        """
+        config = self.scheduler.config
+        if prediction_of(config) != self.config.prediction:
+            raise InputError(
+                f"the scheduler takes the network's output for '{prediction_of(config)}', but the model predicts "
+                f"'{self.config.prediction}'; set the scheduler's prediction_type to that."
+            )
+        if dict(config) != self._process:
+            check_same_process(config, self._process)
 
     def _scheduler_arguments(self, generator: Any) -> dict[str, Any]:
         """Schedulers that draw noise in their steps take the generator, the others do not know the word."""

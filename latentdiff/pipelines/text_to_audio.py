@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel, SchedulerMixin, UNet2DConditionModel
+from diffusers import AudioLDM2ProjectionModel, SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 from transformers import (
@@ -21,6 +21,7 @@ from transformers import (
 from latentdiff.errors import InputError
 from latentdiff.media.mel import LogMel, require_same_mel, resolve_mel
 from latentdiff.models.autoencoder import Autoencoder, compression, decode
+from latentdiff.models.denoiser import Denoiser
 from latentdiff.models.prompts import ConditionAdapter
 from latentdiff.models.vocoder import imposed_iterations, vocoder_mel, voice
 from latentdiff.names import MAX_SECONDS
@@ -28,7 +29,6 @@ from latentdiff.pipelines.base import (
     Callback,
     GenerationError,
     LatentDiffusionPipeline,
-    as_list,
     require_output_type,
 )
 
@@ -63,6 +63,8 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         default_steps: sampling steps when the caller names none.
         default_guidance: guidance scale when the caller names none.
         default_seconds: length when the caller names none.
+        prediction: what the network predicts; None believes the scheduler.
+        guidance_range: lowest and highest scale that a distilled student has learnt to hear as an input.
     """
 
     model_cpu_offload_seq = "text_encoder->clap->projection_model->language_model->adapter->unet->vae->vocoder"
@@ -81,7 +83,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
     def __init__(
         self,
         vae: Autoencoder,
-        unet: UNet2DConditionModel | AudioLDM2UNet2DConditionModel,
+        unet: Denoiser,
         scheduler: SchedulerMixin,
         vocoder: SpeechT5HifiGan,
         text_encoder: T5EncoderModel | CLIPTextModel | None = None,
@@ -95,6 +97,8 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         default_steps: int = 20,
         default_guidance: float = 3.0,
         default_seconds: float = 4.096,
+        prediction: str | None = None,
+        guidance_range: list[float] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -112,8 +116,12 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             feature_extractor=feature_extractor,
         )
         self.register_to_config(
-            default_steps=default_steps, default_guidance=default_guidance, default_seconds=default_seconds
+            default_steps=default_steps,
+            default_guidance=default_guidance,
+            default_seconds=default_seconds,
+            guidance_range=guidance_range,
         )
+        self.keep_process(prediction)
         definition = getattr(vae.config, "mel", None)
         if not definition:
             raise InputError("the VAE carries no mel definition in its config.json, so its output cannot be voiced.")
@@ -125,7 +133,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None = None,
         audio_length_in_s: float | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -156,7 +164,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             InputError: for a bad argument, before anything is computed.
             GenerationError: if the result is not finite.
         """
-        prompts = as_list(prompt)
+        prompts = self.prompts_of(prompt, negative_prompt, guidance_scale)
         seconds = self.config.default_seconds if audio_length_in_s is None else audio_length_in_s
         if not 0 < seconds <= MAX_SECONDS:
             raise InputError(f"a duration of {seconds} s cannot be made; give more than 0 and at most {MAX_SECONDS:g}.")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import SchedulerMixin, UNet2DConditionModel
+from diffusers import SchedulerMixin
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
@@ -13,12 +13,12 @@ from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 from latentdiff.errors import InputError
 from latentdiff.media.image import from_x, to_pictures
 from latentdiff.models.autoencoder import Autoencoder, compression, decode
+from latentdiff.models.denoiser import Denoiser
 from latentdiff.names import MAX_SIDE
 from latentdiff.pipelines.base import (
     Callback,
     GenerationError,
     LatentDiffusionPipeline,
-    as_list,
     require_output_type,
 )
 
@@ -41,29 +41,33 @@ class TextToImagePipeline(LatentDiffusionPipeline):
         vae: autoencoder of pictures; None where the denoiser works on pixels.
         unet: the denoiser.
         scheduler: any diffusers scheduler; assign another to change the sampler.
-        text_encoder: T5 for cross-attention, or CLIP as in Stable Diffusion.
+        text_encoder: T5 for cross-attention, or CLIP as in Stable Diffusion; None where the denoiser hears no prompt.
         tokenizer: of the text encoder.
         default_steps: sampling steps when the caller names none.
         default_guidance: guidance scale when the caller names none.
         default_height: pixels, when the caller names none.
         default_width: likewise.
+        prediction: what the network predicts; None believes the scheduler.
+        guidance_range: lowest and highest scale that a distilled student has learnt to hear as an input.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
-    _optional_components = ["vae"]
+    _optional_components = ["vae", "text_encoder", "tokenizer"]
     made = "pictures"
 
     def __init__(
         self,
         vae: Autoencoder | None,
-        unet: UNet2DConditionModel,
+        unet: Denoiser,
         scheduler: SchedulerMixin,
-        text_encoder: T5EncoderModel | CLIPTextModel,
-        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: T5EncoderModel | CLIPTextModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         default_steps: int = 20,
         default_guidance: float = 3.0,
         default_height: int = 64,
         default_width: int = 64,
+        prediction: str | None = None,
+        guidance_range: list[float] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(vae=vae, unet=unet, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
@@ -72,14 +76,16 @@ class TextToImagePipeline(LatentDiffusionPipeline):
             default_guidance=default_guidance,
             default_height=default_height,
             default_width=default_width,
+            guidance_range=guidance_range,
         )
+        self.keep_process(prediction)
         if vae is not None and getattr(vae.config, "mel", None):
             raise InputError("the VAE is one of sounds: it carries a mel definition. Give one of pictures.")
 
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -95,7 +101,7 @@ class TextToImagePipeline(LatentDiffusionPipeline):
         """Pictures of prompts.
 
         Args:
-            prompt: one or several.
+            prompt: one or several; none for a model that hears none.
             height: pixels, a multiple of the VAE's compression.
             width: pixels, likewise; the two need not be equal.
             num_inference_steps: sampling steps.
@@ -112,7 +118,7 @@ class TextToImagePipeline(LatentDiffusionPipeline):
             InputError: for a bad argument, before anything is computed.
             GenerationError: if the result is not finite.
         """
-        prompts = as_list(prompt)
+        prompts = self.prompts_of(prompt, negative_prompt, guidance_scale)
         require_output_type(output_type, ("pil", "np", "pt", "latent"))
         z = self.sample(
             prompts,

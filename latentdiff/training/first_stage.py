@@ -1,4 +1,4 @@
-"""What the diffusion stage stands on: finished components that take media to scaled latents, and checks of them."""
+"""What the diffusion stage and its student stand on: finished parts that take media to scaled latents, and checks."""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latentdiff.config import AudioData, DiffusionRecipe, Framing
+from latentdiff.config import AnyData, AudioData, DiffusionRecipe, Framing
 from latentdiff.data.folder import Row
 from latentdiff.data.latents import LatentItems, encode_rows
 from latentdiff.errors import InputError
+from latentdiff.media.image import from_x
 from latentdiff.media.mel import MelConfig, require_same_mel, resolve_mel
 from latentdiff.models.autoencoder import Autoencoder, compression, decode, posterior
 from latentdiff.models.loading import load_autoencoder, load_vocoder, weights_hash
 from latentdiff.models.vocoder import imposed_iterations, vocoder_mel, voice
+from latentdiff.pipelines.base import LatentDiffusionPipeline
 from latentdiff.training.modality import Modality, Pictures, Sounds
 
 
@@ -45,6 +47,13 @@ class FirstStage:
         q, scale = posterior(self.vae, x), self.vae.config.scaling_factor
         return q.mean * scale, q.std * scale
 
+    def exact(self, z: Tensor) -> Tensor:
+        """z (B, C, h, w) as it was before the cache's half precision, where that can be known: pixels have 256 values.
+
+        The bounds count on them, and VDM's noise begins ten times below the distance of two values.
+        """
+        return z if self.vae is not None else self.modality.to_x(from_x(z))
+
     @torch.no_grad()
     def check(self, latents: LatentItems) -> list[str]:
         """What looks wrong about the latents' scale and the components' round trips, on 16 media."""
@@ -64,6 +73,18 @@ class FirstStage:
             warnings.append(f"the VAE loses {lost:.3g} of x that spreads by {spread:.3g}: train it longer or on these.")
         return warnings + self._check_voice(x)
 
+    def save_examples(self, folder: Path, pipeline: LatentDiffusionPipeline, captions: list[str] | None) -> None:
+        """What a pipeline makes with fixed seeds: of up to four of the captions, which it lists, or of none at all."""
+        pipeline.set_progress_bar_config(disable=True)
+        if captions is None:
+            seeds = [torch.Generator().manual_seed(seed) for seed in range(4)]
+            self.modality.save_samples(folder, pipeline(num_images_per_prompt=len(seeds), generator=seeds))
+            return
+        prompts = captions[:: max(1, len(captions) // 4)][:4]
+        seeds = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
+        self.modality.save_samples(folder, pipeline(prompts, generator=seeds))
+        (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
+
     def _check_voice(self, x: Tensor) -> list[str]:
         """What looks wrong between x and the media; between x and pixels lies nothing that could be."""
         return []
@@ -73,20 +94,23 @@ class SoundStage(FirstStage):
     """A VAE and a vocoder of one mel.
 
     Args:
-        vae: folder or hub id.
-        vocoder: folder or hub id.
+        vae: the loaded one.
+        source: where it is from.
+        vocoder: the loaded one.
+        vocoder_source: where it is from.
         seconds: length of a training window.
         device: where they run.
 
     Raises:
-        InputError: if a component is missing or the two mels differ.
+        InputError: if the two mels differ.
     """
 
-    def __init__(self, vae: str, vocoder: str, seconds: float, device: torch.device) -> None:
-        loaded = load_autoencoder(vae).to(device).eval().requires_grad_(False)
-        self.vocoder = load_vocoder(vocoder).to(device).eval().requires_grad_(False)
-        self.sounds = Sounds(_common_mel(vae, loaded, vocoder, self.vocoder), seconds, device)
-        super().__init__(self.sounds, loaded, vae, device)
+    def __init__(
+        self, vae: Autoencoder, source: str, vocoder: Any, vocoder_source: str, seconds: float, device: torch.device
+    ) -> None:
+        self.vocoder = vocoder.to(device).eval().requires_grad_(False)
+        self.sounds = Sounds(_common_mel(source, vae, vocoder_source, vocoder), seconds, device)
+        super().__init__(self.sounds, vae.to(device).eval().requires_grad_(False), source, device)
 
     def _check_voice(self, x: Tensor) -> list[str]:
         mel = self.sounds.mel
@@ -105,33 +129,44 @@ class PictureStage(FirstStage):
     """A VAE of pictures, or none.
 
     Args:
-        vae: folder or hub id, or None for diffusion on pixels.
+        vae: the loaded one, or None for diffusion on pixels.
+        source: where it is from.
         framing: what the pictures are.
         device: where it runs.
 
     Raises:
-        InputError: if the VAE is missing, or of something else.
+        InputError: if the VAE is of something else.
     """
 
-    def __init__(self, vae: str | None, framing: Framing, device: torch.device) -> None:
-        loaded = load_autoencoder(vae).to(device).eval().requires_grad_(False) if vae is not None else None
-        if loaded is not None:
-            if getattr(loaded.config, "mel", None):
-                raise InputError(f"the VAE {vae} is one of sounds, and data.kind is image; name one of pictures.")
-            if loaded.config.in_channels != framing.channels:
+    def __init__(self, vae: Autoencoder | None, source: str | None, framing: Framing, device: torch.device) -> None:
+        if vae is not None:
+            if getattr(vae.config, "mel", None):
+                raise InputError(f"the VAE {source} is one of sounds, and data.kind is image; name one of pictures.")
+            if vae.config.in_channels != framing.channels:
                 raise InputError(
-                    f"the VAE {vae} is of pictures with {loaded.config.in_channels} channels, and data.channels is "
+                    f"the VAE {source} is of pictures with {vae.config.in_channels} channels, and data.channels is "
                     f"{framing.channels}; make them equal."
                 )
-        super().__init__(Pictures(framing), loaded, vae, device)
+            vae = vae.to(device).eval().requires_grad_(False)
+        super().__init__(Pictures(framing), vae, source, device)
 
 
 def first_stage(config: DiffusionRecipe, device: torch.device) -> FirstStage:
     """What the configuration names, loaded and found to fit together."""
     if isinstance(config.data, AudioData):
         assert config.vae is not None and config.vocoder is not None  # the configuration was checked
-        return SoundStage(config.vae, config.vocoder, config.data.seconds, device)
-    return PictureStage(config.vae, config.data.framing, device)
+        vae, vocoder = load_autoencoder(config.vae), load_vocoder(config.vocoder)
+        return SoundStage(vae, config.vae, vocoder, config.vocoder, config.data.seconds, device)
+    loaded = load_autoencoder(config.vae) if config.vae is not None else None
+    return PictureStage(loaded, config.vae, config.data.framing, device)
+
+
+def first_stage_of(pipeline: LatentDiffusionPipeline, folder: Path, data: AnyData, device: torch.device) -> FirstStage:
+    """What a finished pipeline stands on; ``folder`` is where it was loaded from."""
+    vae = str(folder / "vae")
+    if isinstance(data, AudioData):
+        return SoundStage(pipeline.vae, vae, pipeline.vocoder, str(folder / "vocoder"), data.seconds, device)
+    return PictureStage(pipeline.vae, vae if pipeline.vae is not None else None, data.framing, device)
 
 
 def _common_mel(source: str, vae: Autoencoder, vocoder_source: str, vocoder: Any) -> MelConfig:

@@ -20,7 +20,9 @@ def main(arguments: list[str]) -> int:
         130: Ctrl-C. 143: SIGTERM or SIGUSR1. After the last two the same command goes on. Each is one sentence
         on stderr.
     """
-    parser = argparse.ArgumentParser("train.py", description="Train one stage: vae, vocoder, clap, diffusion or judge.")
+    parser = argparse.ArgumentParser(
+        "train.py", description="Train one stage: vae, vocoder, clap, diffusion, consistency or judge."
+    )
     parser.add_argument("config", type=Path, help="a YAML file, for example configs/debug/audio_vae.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example train.max_steps=1000")
     parsed = parser.parse_args(arguments)

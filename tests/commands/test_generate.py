@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from latentdiff import __version__
+from latentdiff import TextToImagePipeline, __version__
 from latentdiff.cli import main
 from latentdiff.commands import generate as verb
 from latentdiff.commands.generate import DTYPES, Request, generate, medium_of, read_prompts, read_size
-from latentdiff.diffusion.samplers import SAMPLERS, make_scheduler
+from latentdiff.diffusion.samplers import CONSISTENCY_SAMPLERS, SAMPLERS, make_scheduler
 from latentdiff.errors import InputError
 from latentdiff.media.audio import read_audio, read_recipe
 from latentdiff.media.image import read_png_recipe
@@ -278,7 +279,7 @@ def test_prompts_of_a_file(tmp_path: Path) -> None:
 
 
 def test_names_checked_without_torch_are_the_real_ones() -> None:
-    assert tuple(SAMPLERS) == SAMPLER_NAMES
+    assert (*SAMPLERS, *CONSISTENCY_SAMPLERS) == SAMPLER_NAMES
     assert all(isinstance(getattr(torch, name), torch.dtype) for name in DTYPES)
 
 
@@ -288,3 +289,29 @@ def test_device_and_dtype_must_go_together(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no device 'cuda:99'"):
         verb._device_and_dtype(request(tmp_path, "a", device="cuda:99"))
     assert verb._device_and_dtype(request(tmp_path, "a", device="cpu")) == ("cpu", torch.float32)
+
+
+def test_a_model_that_hears_no_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = TextToImagePipeline(
+        vae=None,
+        unet=UNet2DModel(
+            block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), norm_num_groups=4
+        ),
+        scheduler=make_scheduler("ddim", {"prediction_type": "sample"}),
+        default_steps=2,
+        default_guidance=1.0,
+        default_height=8,
+        default_width=8,
+    )
+    pipe.save_pretrained(tmp_path / "model")
+    model = str(tmp_path / "model")
+    assert main(["generate", "-m", model, "-n", "3", "--seed", "5", "-o", f"{tmp_path}/made/"]) == 0
+    made = sorted(path.name for path in (tmp_path / "made").iterdir())
+    assert made == ["sample-2.png", "sample-3.png", "sample-grid.png", "sample.png"]
+    assert main(["generate", "-m", model, "--seed", "7", "-o", f"{tmp_path}/again.png"]) == 0
+    pixels = [np.asarray(Image.open(path)) for path in (tmp_path / "made/sample-3.png", tmp_path / "again.png")]
+    assert np.array_equal(*pixels)
+    assert read_png_recipe(tmp_path / "again.png")["prompt"] is None
+    capsys.readouterr()
+    assert main(["generate", "a dog", "-m", model]) == 2
+    assert f"{model} hears no prompt; leave it out, -n says how many are made." in capsys.readouterr().err

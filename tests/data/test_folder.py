@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from latentdiff.data.folder import Row, list_folder, read_folder
 from latentdiff.errors import InputError
@@ -310,3 +311,16 @@ def test_captions_of_two_kinds_of_media_are_refused(tmp_path: Path, sidecars: bo
     with pytest.raises(InputError, match="two kinds of media .* and 1 pictures have captions: keep one kind"):
         read_folder(folder)
     assert list_folder(folder).rows == []
+
+
+def test_without_captions_every_media_file_is_a_row(tmp_path: Path) -> None:
+    """Whatever metadata says, so that a captioned folder and one of bare pictures are read alike."""
+    for name in ("b.png", "a.png"):
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    bare = list_folder(tmp_path, captioned=False)
+    assert [(row.path.name, row.captions) for row in bare.rows] == [("a.png", ("",)), ("b.png", ("",))]
+    assert bare.kind == "image" and not bare.faults
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,a dot\n")
+    assert list_folder(tmp_path, captioned=False).rows == bare.rows
+    (tmp_path / "c.wav").write_bytes(b"")
+    assert [fault.reason for fault in list_folder(tmp_path, captioned=False).faults] == ["two kinds of media"]

@@ -11,6 +11,7 @@ from latentdiff.config import DiffusionRecipe, NoiseScheduleConfig
 from latentdiff.diffusion.continuous_objectives import EDM, Precondition
 from latentdiff.diffusion.process import EDMSchedule, FlowSchedule
 from latentdiff.diffusion.samplers import (
+    CONSISTENCY_SAMPLERS,
     EDM_SAMPLERS,
     FLOW_SAMPLERS,
     FORWARD_PROCESS,
@@ -68,13 +69,13 @@ def sample(
 
 
 def test_names_are_those_of_the_command_line_and_the_config() -> None:
-    assert tuple(SAMPLERS) == SAMPLER_NAMES
+    assert (*SAMPLERS, *CONSISTENCY_SAMPLERS) == SAMPLER_NAMES
     annotation = DiffusionRecipe.model_fields["sampler"].annotation
-    assert annotation is not None and annotation.__args__ == SAMPLER_NAMES
+    assert annotation is not None and annotation.__args__ == tuple(SAMPLERS)
 
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
-@pytest.mark.parametrize("name", SAMPLER_NAMES)
+@pytest.mark.parametrize("name", list(SAMPLERS))
 def test_every_sampler_recovers_z_0(name: str, kind: str) -> None:
     """Where only one z_0 is possible, every sampler must end on it."""
     mean = torch.randn(4, 8, 2, generator=torch.Generator().manual_seed(1))
@@ -83,7 +84,7 @@ def test_every_sampler_recovers_z_0(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
-@pytest.mark.parametrize("name", SAMPLER_NAMES)
+@pytest.mark.parametrize("name", list(SAMPLERS))
 def test_every_sampler_has_the_moments_of_the_data(name: str, kind: str) -> None:
     mean = torch.tensor([[[1.5, -0.5, 0.0, 3.0]]])
     # DDPM's ancestral steps need many: their variance is right only where steps are small.
@@ -94,11 +95,9 @@ def test_every_sampler_has_the_moments_of_the_data(name: str, kind: str) -> None
 
 
 def test_forward_process_is_taken_over_and_the_rest_is_not() -> None:
-    process = NoiseScheduleConfig(
-        beta_schedule="linear", beta_start=1e-4, beta_end=0.02, prediction_type="v_prediction"
-    )
-    first = make_scheduler("ddim", process.model_dump())
-    for name in SAMPLER_NAMES:
+    process = NoiseScheduleConfig(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
+    first = make_scheduler("ddim", process.model_dump() | {"prediction_type": "v_prediction"})
+    for name in SAMPLERS:
         scheduler: Any = make_scheduler(name, dict(first.config))
         for key in set(FORWARD_PROCESS) - {"variance_type"}:
             assert scheduler.config.get(key) == first.config.get(key), (name, key)
@@ -108,7 +107,7 @@ def test_forward_process_is_taken_over_and_the_rest_is_not() -> None:
 
 def test_first_step_is_at_the_last_training_time() -> None:
     """Leading spacing would begin with less noise than the network is given (Lin et al. 2024)."""
-    for name in SAMPLER_NAMES:
+    for name in SAMPLERS:
         scheduler: Any = make_scheduler(name, NoiseScheduleConfig().model_dump())
         scheduler.set_timesteps(20)
         assert int(scheduler.timesteps[0]) == 999, name
@@ -118,7 +117,7 @@ def zero_snr() -> dict[str, Any]:
     return {"beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
 
 
-@pytest.mark.parametrize("name", [*SAMPLER_NAMES, "lcm"])
+@pytest.mark.parametrize("name", [*SAMPLERS, "lcm"])
 def test_zero_terminal_snr_reaches_every_sampler(name: str) -> None:
     """The solvers in sigma have 2^-24 in the place of the last 0; Heun too, which does not know the key."""
     exact = DiscreteSchedule.from_config(zero_snr()).alpha_bar
@@ -128,13 +127,13 @@ def test_zero_terminal_snr_reaches_every_sampler(name: str) -> None:
     scheduler.set_timesteps(4)
     assert bool(torch.isfinite(torch.as_tensor(scheduler.init_noise_sigma)))
     # A sampler made from this one's configuration, as saved or as it is, undoes the same process.
-    for other in SAMPLER_NAMES if name != "lcm" else ():
+    for other in SAMPLERS if name != "lcm" else ():
         again: Any = make_scheduler(other, dict(scheduler.config))
         assert torch.allclose(again.alphas_cumprod.double(), exact, rtol=0, atol=1e-5), other
         assert DiscreteSchedule.from_config(again.config).betas[-1] == 1
 
 
-@pytest.mark.parametrize("name", SAMPLER_NAMES)
+@pytest.mark.parametrize("name", list(SAMPLERS))
 def test_every_sampler_recovers_z_0_from_no_signal_at_all(name: str) -> None:
     mean = torch.randn(4, 8, 2, generator=torch.Generator().manual_seed(1))
     made = sample(name, "v_prediction", mean, variance=0.0, steps=20, count=2, process=zero_snr())
@@ -154,12 +153,12 @@ def test_zero_terminal_snr_survives_saving(name: str, tmp_path: Path, caplog: py
 
 
 def test_eps_without_any_signal_is_refused() -> None:
-    for name in SAMPLER_NAMES:
+    for name in SAMPLERS:
         with pytest.raises(InputError, match="'epsilon' says nothing of the data"):
             make_scheduler(name, zero_snr() | {"prediction_type": "epsilon"})
 
 
-@pytest.mark.parametrize("name", SAMPLER_NAMES)
+@pytest.mark.parametrize("name", list(SAMPLERS))
 def test_every_sampler_reads_a_network_that_learned_its_variance(name: str) -> None:
     """DDPM has use for the second half, the others get the first; the key outlives a change of sampler."""
     process = NoiseScheduleConfig().model_dump() | {"variance_type": "learned_range"}
@@ -171,8 +170,7 @@ def test_every_sampler_reads_a_network_that_learned_its_variance(name: str) -> N
     assert read.shape[1] == (12 if name == "ddpm" else 6)
     scheduler.scale_model_input(z_t, scheduler.timesteps[0])
     assert scheduler.step(read, scheduler.timesteps[0], z_t).prev_sample.shape == z_t.shape
-    if name != "dpmsolver++":
-        assert make_scheduler("ddpm", dict(scheduler.config)).config["variance_type"] == "learned_range"
+    assert make_scheduler("ddpm", dict(scheduler.config)).config["variance_type"] == "learned_range"
     assert readable_output(scheduler, z_t, z_t) is z_t
 
 

@@ -1,12 +1,13 @@
-"""The judge: shapes, every mel, and a folder that gives the same verdict."""
+"""The judges: shapes, every mel, and a folder that gives the same verdict."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
+from latentdiff.config import Framing
 from latentdiff.media.mel import PRESETS
-from latentdiff.models.judge import AudioJudge
+from latentdiff.models.judge import AudioJudge, PictureJudge
 
 LABELS = ["dog", "rain", "piano"]
 
@@ -68,3 +69,31 @@ def test_saved_and_loaded_is_bit_identical(tmp_path: Path) -> None:
     assert again.config.labels == LABELS
     assert torch.equal(again(wave), model(wave))
     assert not [name for name in model.state_dict() if "filters" in name or "window" in name]
+
+
+def picture_judge(size: tuple[int, int] = (32, 48)) -> PictureJudge:
+    torch.manual_seed(0)
+    labels = {"shape": ["circle", "square"], "colour": ["blue", "green", "red"]}
+    return PictureJudge(labels, width=8, image=Framing(size=size).model_dump(mode="json")).eval()
+
+
+@torch.no_grad()
+def test_a_picture_is_judged_by_itself_and_by_each_attribute() -> None:
+    model = picture_judge()
+    pixels = torch.randint(0, 256, (3, 3, 32, 48), generator=torch.Generator().manual_seed(0)).byte()
+    together = model(pixels)
+    assert {name: logits.shape for name, logits in together.items()} == {"shape": (3, 2), "colour": (3, 3)}
+    for name in together:
+        alone = torch.cat([model(one[None])[name] for one in pixels])
+        assert torch.allclose(together[name], alone, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_picture_judge_saved_and_loaded_is_bit_identical(tmp_path: Path) -> None:
+    model = picture_judge().train()
+    pixels = torch.randint(0, 256, (4, 3, 32, 48), generator=torch.Generator().manual_seed(0)).byte()
+    model(pixels)
+    model.eval().save_pretrained(tmp_path)
+    again = PictureJudge.from_pretrained(tmp_path).eval()
+    assert again.config.labels == model.config.labels
+    assert all(torch.equal(again(pixels)[name], logits) for name, logits in model(pixels).items())

@@ -36,7 +36,7 @@ def debug_config(stage: str, data: Path, output: Path, *overrides: str) -> AnyRe
     common = [f"data.path={data}", f"output={output}", "data.held_out=0.2", "train.batch_size=4", "train.max_steps=6",
               "train.validate_every=6", "train.checkpoint_every=3", "train.log_every=2", "train.trackers=[]",
               "train.overfit_check_steps=0"]  # fmt: skip
-    if stage in ("vae", "clap", "diffusion"):
+    if stage in ("vae", "clap", "diffusion", "consistency"):
         common.append("data.seconds=0.512")
     if stage in ("vae", "vocoder"):
         common.append("adversarial_start=2")
@@ -60,7 +60,13 @@ def stages(tones: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     for stage in ("vae", "vocoder", "clap"):
         done[stage] = train(debug_config(stage, tones, root / stage))
     done["diffusion"] = train(debug_config("diffusion", tones, root / "diffusion", *diffusion_parts(done)))
+    done["consistency"] = train(debug_config("consistency", tones, root / "consistency", teacher_part(done)))
     return done
+
+
+def teacher_part(done: dict[str, Path]) -> str:
+    """The override that points the consistency stage at its teacher."""
+    return f"teacher={done['diffusion'] / 'pipeline'}"
 
 
 def diffusion_parts(done: dict[str, Path]) -> list[str]:

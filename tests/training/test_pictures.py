@@ -15,9 +15,12 @@ from safetensors.torch import load_file
 
 from latentdiff import InputError, TextToImagePipeline
 from latentdiff.config import AnyRecipe, load_config
+from latentdiff.evaluation.judging import rank_names, top_accuracy
 from latentdiff.media.image import from_x
+from latentdiff.models.judge import PictureJudge
 from latentdiff.models.loading import load_autoencoder
 from latentdiff.training.recipes import RECIPES
+from latentdiff.training.recipes.judge import augment_pictures
 from tests.training.conftest import debug_config, train
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +41,20 @@ def draw(folder: Path, count: int, size: Callable[[int], tuple[int, int]] = lamb
         picture.save(folder / f"{i:02d}.png")
         lines.append(f"{i:02d}.png,a {colour} {shape}")
     (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def describe(folder: Path) -> Path:
+    """The same captions as metadata.jsonl, with the attributes that a judge learns; the first picture has no colour."""
+    lines = (folder / "metadata.csv").read_text().splitlines()[1:]
+    (folder / "metadata.csv").unlink()
+    rows = []
+    for number, line in enumerate(lines):
+        name, caption = line.split(",")
+        _, colour, shape = caption.split()
+        attributes = {"shape": shape} | ({"colour": colour} if number else {})
+        rows.append(json.dumps({"file_name": name, "text": caption, "attributes": attributes}))
+    (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n")
     return folder
 
 
@@ -185,3 +202,50 @@ def test_own_pictures_become_a_generator(tmp_path: Path) -> None:
     )  # fmt: skip
     sizes = {path.name: Image.open(path).size for path in tmp_path.glob("*.png")}
     assert sizes == {**{f"made-{i}.png": (24, 32) for i in (1, 2, 3, 4)}, "made-grid.png": (50, 66)}
+
+
+def judge_config(data: Path, output: Path, *overrides: str) -> AnyRecipe:
+    common = [f"data.path={data}", f"output={output}", "data.held_out=0.2", "data.size=32", "width=8",
+              "train.batch_size=12", "train.max_steps=60", "train.validate_every=60", "train.trackers=[]",
+              "optimizer.lr=1e-2"]  # fmt: skip
+    return load_config(ROOT / "configs" / "image" / "judge.yaml", [*common, *overrides])
+
+
+def test_a_judge_learns_each_attribute(tmp_path: Path) -> None:
+    """On pictures that it has not seen; the one without a colour is no colour's example."""
+    data = describe(draw(tmp_path / "data", 30))
+    output = train(judge_config(data, tmp_path / "run"))
+    judge = PictureJudge.from_pretrained(output / "judge").eval()
+    assert judge.config.labels == {"colour": ["blue", "green", "red"], "shape": ["circle", "square"]}
+    recipe = RECIPES["judge"](judge_config(data, tmp_path / "again"), torch.device("cpu"))
+    rows = recipe.held_out.rows
+    ranked = rank_names(judge, recipe.held_out.stack(rows))
+    for attribute, least in (("colour", 0.9), ("shape", 0.8)):
+        told = [dict(row.attributes).get(attribute) for row in rows]
+        pairs = [(names, name) for names, name in zip(ranked[attribute], told, strict=True) if name]
+        assert top_accuracy([names for names, _ in pairs], [name for _, name in pairs], 1) >= least, attribute
+        assert top_accuracy([names for names, _ in pairs], [name for _, name in pairs], 3) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([], "no row of the metadata has 'attributes'"),
+        (["data.size=8"], "even sides of 16"),
+        (["data.size=33"], "even"),
+    ],
+)
+def test_what_a_judge_cannot_learn_from(overrides: list[str], words: str, tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", 6)
+    with pytest.raises(InputError, match=words):
+        RECIPES["judge"](judge_config(describe(data) if overrides else data, tmp_path, *overrides), torch.device("cpu"))
+
+
+def test_augmented_pictures_are_others_of_the_same(tmp_path: Path) -> None:
+    left_is_dark = torch.full((64, 3, 32, 32), 30.0)
+    left_is_dark[..., 16:] = 220.0
+    made = augment_pictures(left_is_dark, torch.Generator().manual_seed(0))
+    assert made.min() >= 0 and made.max() <= 255
+    assert torch.equal(made, augment_pictures(left_is_dark, torch.Generator().manual_seed(0)))
+    assert (made[0] - made[1]).abs().mean() > 2  # each has its own draw
+    assert (made[..., :8].mean((1, 2, 3)) < made[..., 24:].mean((1, 2, 3)) - 100).all()  # never mirrored

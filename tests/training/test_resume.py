@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from latentdiff.config import AnyRecipe
 from latentdiff.training.recipes import RECIPES
-from tests.training.conftest import debug_config, diffusion_parts, train
+from tests.training.conftest import debug_config, diffusion_parts, teacher_part, train
 
-STAGES = ("vae", "vocoder", "clap", "diffusion", "judge")
+STAGES = ("vae", "vocoder", "clap", "diffusion", "consistency", "judge")
 STEPS, EPOCH = 4, 2
 STOPS = {"in the middle of an epoch": 1, "at the end of an epoch": 2, "after an epoch": 3}
 
@@ -48,6 +48,8 @@ def unbroken(
 
 
 def parts_of(stage: str, stages: dict[str, Path]) -> list[str]:
+    if stage == "consistency":
+        return [teacher_part(stages)]
     return diffusion_parts(stages) if stage == "diffusion" else []
 
 
@@ -96,11 +98,13 @@ def test_resumed_equals_unbroken(
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_is_compared_is_all_there_and_moves(stage: str, unbroken: dict[str, Path]) -> None:
-    """Guards the test above: networks, both optimisers of a GAN, averages and schedules, none of which stands still."""
+    """Guards the test above: networks (two of a GAN or a student and its target), optimisers, averages and schedules,
+    none of which stands still."""
     first, last = (contents(unbroken[stage] / "checkpoints" / f"step-{step:08d}") for step in (STEPS - 1, STEPS))
     files = {name.partition("/")[0] for name in last}
-    gan = {"model_1.safetensors", "optimizer_1.bin"} if stage in ("vae", "vocoder") else set()
-    assert files == {"model.safetensors", "optimizer.bin", "ema.safetensors", "schedules.json"} | gan
+    second = {"model_1.safetensors"} if stage in ("vae", "vocoder", "consistency") else set()
+    second |= {"optimizer_1.bin"} if stage in ("vae", "vocoder") else set()
+    assert files == {"model.safetensors", "optimizer.bin", "ema.safetensors", "schedules.json"} | second
     for file in files:
         parts = [name for name in last if name.startswith(file)]
         assert any(not torch.equal(torch.as_tensor(first[name]), torch.as_tensor(last[name])) for name in parts

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from PIL import Image
 from latentdiff.data.emoji.captions import wordings
 from latentdiff.data.emoji.catalogue import Emoji, catalogue, held_out_cells
 from latentdiff.data.emoji.draw import SIDE, EmojiFont
+from latentdiff.data.staging import written_whole
 from latentdiff.errors import InputError
 
 SPLITS = ("train", "held_out")
@@ -41,23 +40,8 @@ def write_emoji(out: Path, size: int, seed: int, overwrite: bool = False) -> dic
         raise InputError(f"--size is {size}; it must be from 8 to {SIDE}, the size of the font's bitmaps.")
     if seed < 0:
         raise InputError(f"--seed is {seed}; it must not be negative.")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; name a folder.")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise InputError(f"{out} is not empty; choose another folder or pass --overwrite.")
-    font, names = EmojiFont(), catalogue()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    staging.chmod(0o755)
-    try:
-        counts = _write(staging, size, seed, font, names)
-        if out.is_dir():
-            shutil.rmtree(out)
-        staging.rename(out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    return counts
+    with written_whole(out, overwrite) as folder:
+        return _write(folder, size, seed, EmojiFont(), catalogue())
 
 
 def drawable(font: EmojiFont, names: list[Emoji]) -> Iterator[tuple[Emoji, Image.Image]]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from latentdiff.training.recipe import Recipe
 from latentdiff.training.recipes.clap import CLAPTraining
+from latentdiff.training.recipes.consistency import ConsistencyTraining
 from latentdiff.training.recipes.diffusion import DiffusionTraining
 from latentdiff.training.recipes.judge import JudgeTraining
 from latentdiff.training.recipes.vae import VAETraining
@@ -14,5 +15,6 @@ RECIPES: dict[str, type[Recipe[Any]]] = {
     "vocoder": VocoderTraining,
     "clap": CLAPTraining,
     "diffusion": DiffusionTraining,
+    "consistency": ConsistencyTraining,
     "judge": JudgeTraining,
 }

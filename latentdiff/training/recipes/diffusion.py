@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
+from accelerate.utils import gather
+from diffusers import SchedulerMixin
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from latentdiff.config import DiffusionRecipe, ImageData, NewTextEncoder
+from latentdiff.data.balance import Repeated, balanced
 from latentdiff.data.items import WaveItems, split_usable
-from latentdiff.diffusion.objectives import DenoisingObjective
+from latentdiff.diffusion.importance import ImportanceSampled
+from latentdiff.diffusion.learned_schedule import LearnedSchedule
 from latentdiff.diffusion.samplers import make_scheduler
 from latentdiff.errors import InputError
 from latentdiff.models.clap import audio_features, embed_audio, embed_text, load_clap
-from latentdiff.models.denoiser import new_denoiser
+from latentdiff.models.denoiser import Denoiser, new_denoiser, predict
 from latentdiff.models.text import (
     Conditioning,
     encode_tokens,
@@ -35,15 +38,22 @@ from latentdiff.pipelines.base import LatentDiffusionPipeline
 from latentdiff.pipelines.text_to_audio import TextToAudioPipeline
 from latentdiff.pipelines.text_to_image import TextToImagePipeline
 from latentdiff.training.first_stage import SoundStage, first_stage
+from latentdiff.training.objective import learned_schedule_of, new_objective, process_of, with_drawn_times
 from latentdiff.training.recipe import Losses, Recipe, Step
 
 
 class ConditionedDenoiser(nn.Module):
-    """Text encoder and U-Net in one forward pass, so that both can learn from the one loss."""
+    """Text encoder and U-Net in one forward pass, so that both can learn from the one loss.
 
-    def __init__(self, unet: UNet2DConditionModel, text_encoder: T5EncoderModel | None) -> None:
+    A noise schedule that learns from it too is a part of this, although the objective calls it: whatever distributes,
+    averages and saves the network then does so with it.
+    """
+
+    def __init__(
+        self, unet: Denoiser, text_encoder: T5EncoderModel | None, schedule: LearnedSchedule | None = None
+    ) -> None:
         super().__init__()
-        self.unet, self.text_encoder = unet, text_encoder
+        self.unet, self.text_encoder, self.schedule = unet, text_encoder, schedule
 
     def train(self, mode: bool = True) -> "ConditionedDenoiser":
         """A published text encoder stays as it is: no dropout in what does not learn."""
@@ -62,21 +72,23 @@ class ConditionedDenoiser(nn.Module):
                 tau = Conditioning(tau.tokens, tau.mask, pooled)
             elif self.unet.config.class_embed_type:
                 tau = mean_of_tokens(tau)
-        prediction: Tensor = self.unet(z_t, t, **tau.unet_arguments()).sample
-        return prediction
+        return predict(self.unet, z_t, t, tau)
 
 
 class DiffusionTraining(Recipe[DiffusionRecipe]):
-    """min E |eps_theta(z_t, t, tau) - eps|^2 (latent diffusion, equation 3), with caption dropout for guidance."""
+    """min E |eps_theta(z_t, t, tau) - eps|^2 (latent diffusion, equation 3), or another objective of the same network.
+
+    With caption dropout for guidance, or with no captions at all.
+    """
 
     def __init__(self, config: DiffusionRecipe, device: torch.device) -> None:
         super().__init__(config, device)
         self.first_stage = first_stage(config, device)
-        rows, held_out = split_usable(config.data)
-        self.scheduler = make_scheduler(config.sampler, config.schedule.model_dump())
-        self.objective = DenoisingObjective(
-            self.scheduler.alphas_cumprod, config.schedule.prediction_type, config.min_snr_gamma
-        )
+        self.prompted = config.conditioning == "prompt"
+        rows, held_out = split_usable(config.data, captioned=self.prompted)
+        self.objective = new_objective(config)
+        self.drawn = with_drawn_times(config, self.objective)
+        self.scheduler()  # refuses a sampler that cannot run the objective's process
         self.latents = self.first_stage.latents(rows, config.output / "latents")
         self.held_out = self.first_stage.latents(held_out, config.output / "latents")
         self._load_conditioning([caption for row in rows for caption in row.captions])
@@ -86,10 +98,16 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
             tokens_width=self.text_encoder.config.d_model if self.text_encoder is not None else None,
             pooled_width=self._pooled_width(),
             pooled_apart=self.clap is not None,
+            output_channels=self.objective.output_channels,
         )
         if device.type == "cpu":  # the fused attention's backward pass is slow there: a step takes 0.25 s, not 0.32 s
-            self.unet.set_attn_processor(AttnProcessor())
-        self.networks = {"denoiser": ConditionedDenoiser(self.unet, self.text_encoder)}
+            for module in self.unet.modules():
+                if isinstance(module, Attention):
+                    module.set_processor(AttnProcessor())
+        learned = learned_schedule_of(self.objective)
+        self.networks = {"denoiser": ConditionedDenoiser(self.unet, self.text_encoder, learned)}
+        if isinstance(self.drawn, ImportanceSampled):
+            self.networks["times"] = self.drawn  # has nothing to train, but a state to keep
         self.phases, self.averaged = {"denoiser": ("denoiser",)}, ("denoiser",)
         self.weights = {"loss": 1.0}
 
@@ -106,8 +124,11 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
         if self.config.clap is not None:
             self.clap, self.clap_tokenizer, self.clap_features = load_clap(self.config.clap)
             self.clap.to(self.device).eval().requires_grad_(False)
-        if self.text_encoder is None and self.clap is None:
-            raise InputError("text_encoder and clap are both null: the denoiser would not hear the prompt. Give one.")
+        if self.text_encoder is None and self.clap is None and self.prompted:
+            raise InputError(
+                "text_encoder and clap are both null: the denoiser would not hear the prompt. Give one, or set "
+                "conditioning: none."
+            )
 
     def _pooled_width(self) -> int | None:
         if self.clap is not None:
@@ -131,7 +152,10 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
 
     @property
     def items(self) -> Dataset[dict[str, Any]]:
-        return self.latents
+        if self.config.balance is None:
+            return self.latents
+        owners = [self.latents.rows[int(row)] for row in self.latents.owner]
+        return Repeated(self.latents, balanced(owners, self.config.balance))
 
     def predict(self, z_t: Tensor, t: Tensor, captions: list[str], rows: list[int]) -> Tensor:
         """The network's prediction for z_t (B, C, h, w) at t (B,) under captions; ``rows`` are their media."""
@@ -157,42 +181,49 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
     def losses(self, batch: dict[str, Any], step: Step) -> Iterator[tuple[str, Losses]]:
         generator, count = step.generator, len(batch["mean"])
         z_0 = batch["mean"] + batch["deviation"] * torch.randn(batch["mean"].shape, generator=generator).to(self.device)
+        z_0 = self.first_stage.exact(z_0)
         eps = torch.randn(z_0.shape, generator=generator).to(self.device)
-        t = self.objective.draw_times(count, generator).to(self.device)
+        t = self.drawn.draw_times(count, generator).to(self.device)
         dropped = torch.rand(count, generator=generator) < self.config.caption_dropout
         captions = ["" if drop else caption for drop, caption in zip(dropped, batch["caption"], strict=True)]
-        error = self.objective.loss(partial(self.predict, captions=captions, rows=batch["row"]), z_0, t, eps)
+        error = self.drawn.loss(partial(self.predict, captions=captions, rows=batch["row"]), z_0, t, eps)
         yield "denoiser", {"loss": error.mean()}
+        if isinstance(self.drawn, ImportanceSampled):
+            self.drawn.update(gather(t), gather(error.detach()))
 
     def validate(self, folder: Path) -> dict[str, float]:
-        """Held-out loss at fixed t and noise, with the right captions and with shuffled ones, and a few samples."""
+        """Held-out loss at fixed t and noise, with the right captions and with shuffled ones, and a few samples.
+
+        Whatever times training draws, these are the objective's own.
+        """
         items, generator = self.held_out, torch.Generator().manual_seed(0)
         count = min(256, len(items))
-        z_0 = items.mean[:count].to(self.device)
+        z_0 = self.first_stage.exact(items.mean[:count].to(self.device))
         eps = torch.randn(z_0.shape, generator=generator).to(self.device)
         t = self.objective.draw_times(count, generator).to(self.device)
         captions = [items.rows[int(row)].captions[0] for row in items.owner[:count]]
-        figures = {}
-        for name, prompts in (("loss", captions), ("loss_shuffled", captions[1:] + captions[:1])):
+        figures, told = {}, {"loss": captions}
+        if self.prompted:
+            told["loss_shuffled"] = captions[1:] + captions[:1]
+        for name, prompts in told.items():
             total = 0.0
             for part in torch.arange(count).split(32):
                 denoise = partial(self.predict, captions=[prompts[i] for i in part.tolist()], rows=[])
                 total += float(self.objective.loss(denoise, z_0[part], t[part], eps[part]).sum())
             figures[name] = total / count
-        pipeline = self.pipeline()
-        pipeline.set_progress_bar_config(disable=True)
-        prompts = captions[:: max(1, count // 4)][:4]
-        seeds = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
-        self.first_stage.modality.save_samples(folder, pipeline(prompts, generator=seeds))
-        (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
+        self.first_stage.save_examples(folder, self.pipeline(), captions if self.prompted else None)
         return figures
+
+    def scheduler(self) -> SchedulerMixin:
+        """The sampler, on the process that is trained; a learned one as it is now."""
+        return make_scheduler(self.config.sampler, process_of(self.config, self.objective))
 
     def pipeline(self) -> LatentDiffusionPipeline:
         """What has been trained so far, as a user would use it."""
         parts: dict[str, Any] = {
             "vae": self.first_stage.vae,
             "unet": self.unet,
-            "scheduler": self.scheduler,
+            "scheduler": self.scheduler(),
             "text_encoder": self.text_encoder,
             "tokenizer": self.tokenizer,
             "default_steps": self.config.default_steps,

@@ -1,0 +1,133 @@
+"""Whole evaluations from the command line: of the bundled model, of folders, of pictures, by two processes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentdiff.cli import main
+from latentdiff.evaluation.registry import METRICS, MODEL_METRICS
+from latentdiff.evaluation.run import without_times
+from latentdiff.names import METRIC_NAMES
+from tests.evaluation.conftest import write_sounds
+
+
+def report_of(output: Path) -> dict[str, Any]:
+    return json.loads((output / "report.json").read_text())
+
+
+def figures_of(output: Path) -> dict[str, dict[str, Any]]:
+    return {figure["name"]: figure for figure in report_of(output)["figures"]}
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_names_are_those_of_the_registry() -> None:
+    assert {*METRICS, *MODEL_METRICS} == set(METRIC_NAMES)
+
+
+def test_the_same_evaluation_gives_the_same_report(evaluated: tuple[list[str], Path], tmp_path: Path) -> None:
+    command, first = evaluated
+    assert main([*command, "-o", str(tmp_path / "second")]) == 0
+    one, other = report_of(first), report_of(tmp_path / "second")
+    assert one["times"] and without_times(one) == without_times(other)
+
+
+def test_every_figure_carries_what_made_it(evaluated: tuple[list[str], Path]) -> None:
+    report, found = report_of(evaluated[1]), figures_of(evaluated[1])
+    assert {"KID", "KL", "IS", "precision", "coverage", "nearest p5", "judge accuracy"} <= set(found)
+    for figure in report["figures"]:
+        low, high = figure["interval"]
+        assert low <= high and figure["count"] > 0 and figure["seed"] == 7
+        assert figure["caption_rule"] == "the first wording of each file" and "soxr" in figure["resampler"]
+        assert len(figure["test_list"]) == len(figure["reference_list"]) == 64
+        if figure["metric"] != "round_trip":
+            assert len(figure["extractor_hash"]) == 64 and figure["sampling_rate"] == 16000
+        if figure["metric"] not in ("round_trip", "kl"):  # so few real media may have no two of the same names
+            assert figure["floor"]["interval"][0] <= figure["floor"]["interval"][1]
+    assert found["judge accuracy"]["floor"]["value"] > 0.7  # the judge knows real renders
+    assert found["round trip log-mel L1"]["value"] < 1
+    (left_out,) = [one for one in report["left_out"] if one["metric"] == "frechet"]
+    assert "at least 641" in left_out["reason"]
+
+
+def test_a_stopped_run_goes_on_with_what_it_has(evaluated: tuple[list[str], Path], tmp_path: Path) -> None:
+    command, first = evaluated
+    again = tmp_path / "again"
+    shutil.copytree(first, again)
+    (again / "report.json").unlink()
+    kept = stamps(again / "features")
+    gone = next(iter(sorted(kept)))
+    Path(gone).unlink()
+    assert main([*command, "-o", str(again)]) == 0
+    now = stamps(again / "features")
+    assert set(now) == set(kept) and {name for name in kept if now[name] != kept[name]} == {gone}
+    assert without_times(report_of(again)) == without_times(report_of(first))
+
+
+def test_its_media_as_a_folder_get_the_same_figures(
+    evaluated: tuple[list[str], Path], bank: Path, tiny_clap: Path, tmp_path: Path
+) -> None:
+    """They pair by the prompt that each file carries; and two extractors look at them at once."""
+    (made,) = (evaluated[1] / "generated").iterdir()
+    command = ["evaluate", str(made), "--data", str(bank), "--bootstrap", "20", "--keep-faulty", "--extractor"]
+    judge = Path(sys.modules["latentdiff"].__file__ or "").parent / "starter/judge"
+    assert main([*command, str(judge), "--extractor", str(tiny_clap), "-o", str(tmp_path / "out")]) == 0
+    model, folder = figures_of(evaluated[1]), figures_of(tmp_path / "out")
+    for name in ("judge accuracy", "KL"):
+        assert folder[name]["value"] == model[name]["value"], name
+    assert -1 <= folder["CLAP score"]["value"] <= 1 and folder["CLAP score"]["count"] == 6
+    fad = [one for one in report_of(tmp_path / "out")["figures"] if one["metric"] == "kid"]
+    assert len({one["extractor_hash"] for one in fad}) == 2
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder, rng, lines = tmp_path / "pictures", np.random.default_rng(0), []
+    folder.mkdir()
+    for i in range(16):
+        name = ("dog", "cat")[i % 2]
+        Image.fromarray(rng.integers(0, 256, (40, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        lines.append(json.dumps({"file_name": f"{i}.png", "text": f"a {name}", "sources": [name]}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_pictures(pictures: Path, looker: Path, tiny_image_pipeline: Path, tmp_path: Path) -> None:
+    command = ["evaluate", str(tiny_image_pipeline), "--data", str(pictures), "--extractor", str(looker)]
+    assert main([*command, "--bootstrap", "20", "-o", str(tmp_path / "out")]) == 0
+    found, page = figures_of(tmp_path / "out"), (tmp_path / "out/report.html").read_text()
+    assert {"KID", "judge accuracy", "round trip PSNR"} <= set(found) and "FAD" not in found
+    assert report_of(tmp_path / "out")["made"]["formats"] == {"32 x 32": 8}
+    assert 'class="picture"' in page and "<audio" not in page
+
+
+def test_two_processes_find_what_one_does(sounds: Path, tmp_path: Path) -> None:
+    made = write_sounds(tmp_path / "made", 20, 1)
+    command = ["evaluate", str(made), "--data", str(sounds), "--metrics", "kid,kl,judge", "--bootstrap", "20"]
+    assert main([*command, "--device", "cpu", "-o", str(tmp_path / "one")]) == 0
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--main_process_port", "0", "-m", "latentdiff.cli", *command, "-o", str(tmp_path / "two")]
+    done = subprocess.run(launch, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert without_times(report_of(tmp_path / "one")) == without_times(report_of(tmp_path / "two"))
+
+
+def test_paired_by_name(sounds: Path, tmp_path: Path) -> None:
+    """Against themselves, the pairs agree in full, and what pairs with the reference is left out."""
+    shutil.copytree(sounds, tmp_path / "made")
+    (tmp_path / "made/metadata.jsonl").unlink()
+    command = ["evaluate", str(tmp_path / "made"), "--data", str(sounds), "--metrics", "kl,nearest"]
+    assert main([*command, "-o", str(tmp_path / "out")]) == 0
+    found = figures_of(tmp_path / "out")
+    assert found["KL"]["value"] == 0 and found["KL"]["count"] == 10 and found["KL"]["floor"]["value"] > 0
+    assert found["nearest p5"]["value"] == found["nearest p5"]["floor"]["value"] > 0

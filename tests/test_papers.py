@@ -1,0 +1,75 @@
+"""The published systems in configs/papers, built without memory: as many parameters as their papers and code have.
+
+A row is a file, one of the parts it says, how many parameters that has, and who says so. What a part needs to know
+that stands in no file of ours (the width of a published text encoder) is in the row.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from latentdiff.config import DiffusionRecipe, ImageData, NewTextEncoder, VAERecipe, VocoderRecipe, load_config
+from latentdiff.media.mel import resolve_mel
+from latentdiff.models.autoencoder import build_autoencoder
+from latentdiff.models.denoiser import new_denoiser
+from latentdiff.models.text import new_t5
+from latentdiff.models.vocoder import new_vocoder
+
+PAPERS = Path(__file__).parents[1] / "configs" / "papers"
+
+
+class Published(NamedTuple):
+    file: str
+    component: str
+    millions: float
+    source: str
+    channels: int | None = None
+    """Of z, where the autoencoder is another file's."""
+    tokens_width: int | None = None
+    """Of a published text encoder."""
+    pooled_width: int | None = None
+
+
+PUBLISHED = [
+    Published("ddpm_cifar10", "unet", 35.7, "DDPM, appendix B"),
+    Published("ldm_kl_f8", "autoencoder", 83.65, "the checkpoint kl-f8, counted"),
+    Published("ldm_text2img", "unet", 872.3, "the checkpoint txt2img-f8-large, counted", channels=4),
+    Published("ldm_text2img", "text_encoder", 542.9, "diffusers' LDMBertModel at its defaults without lm_head"),
+]
+
+
+def build(row: Published) -> nn.Module:
+    """The part of the row, as its stage builds it."""
+    config = load_config(PAPERS / f"{row.file}.yaml")
+    match config, row.component:
+        case DiffusionRecipe(), "unet":
+            pixels = config.data.channels if isinstance(config.data, ImageData) and config.vae is None else None
+            own = config.text_encoder.width if isinstance(config.text_encoder, NewTextEncoder) else None
+            channels = row.channels or pixels
+            assert channels is not None
+            return new_denoiser(
+                config.unet, channels, tokens_width=row.tokens_width or own, pooled_width=row.pooled_width
+            )
+        case DiffusionRecipe(text_encoder=NewTextEncoder() as sizes), "text_encoder":
+            return new_t5(sizes, sizes.vocabulary)
+        case VAERecipe(), "autoencoder":
+            pictures = isinstance(config.data, ImageData)
+            mel = None if config.mel is None else resolve_mel(config.mel)
+            return build_autoencoder(config.autoencoder, config.data.channels if pictures else 1, mel)
+        case VocoderRecipe(), "generator":
+            return new_vocoder(config.generator, resolve_mel(config.mel))
+    raise AssertionError(f"{row.file} has no {row.component}")
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row.file}-{row.component}")
+def test_parameters_of_published_systems(row: Published) -> None:
+    with torch.device("meta"):
+        built = sum(parameter.numel() for parameter in build(row).parameters()) / 1e6
+    assert built == pytest.approx(row.millions, rel=0.01), f"{row.source} has {row.millions} M"
+
+
+def test_every_file_is_in_the_table() -> None:
+    assert {path.stem for path in PAPERS.glob("*.yaml")} == {row.file for row in PUBLISHED}
