@@ -108,6 +108,9 @@ def new_denoiser(
     levels = len(config.block_out_channels)
     if len(config.attention) != levels:
         raise InputError(f"unet.attention has {len(config.attention)} entries, unet.block_out_channels {levels}.")
+    heads = getattr(config, "attention_heads", 1)
+    if not isinstance(heads, int) and len(heads) != levels:
+        raise InputError(f"unet.attention_heads has {len(heads)} entries, unet.block_out_channels {levels}.")
     channels = latent_channels, latent_channels * output_channels
     if isinstance(config, PlainUNetConfig):
         assert tokens_width is None and pooled_width is None  # the configuration was checked
@@ -133,6 +136,7 @@ def _conditional(
         cross_attention_dim=tokens_width if tokens_width is not None else config.block_out_channels,
         # diffusers' name is historical: for this class the number is that of heads (diffusers issue 2011).
         attention_head_dim=config.attention_heads,
+        use_linear_projection=config.linear_projection,
         norm_num_groups=config.norm_num_groups,
         class_embed_type=None if pooled_width is None else "simple_projection",
         projection_class_embeddings_input_dim=pooled_width,
