@@ -79,12 +79,14 @@ def generate(
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     plot: Annotated[bool, typer.Option("--plot", help="Draw a spectrogram PNG beside each sound.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what is there, make the rest.")] = False,
 ) -> None:
     """Make sounds or pictures from prompts.
 
     Which of the two is the model's matter. What is not said is its own choice, the seed is drawn, and the file
     gets a fresh name in the current folder. Several pictures of a prompt also come as one, NAME-grid.png. Each
-    file carries its recipe, which `latentdiff info FILE` shows.
+    file carries its recipe, which `latentdiff info FILE` shows. With --resume and --seed a stopped run goes on, and
+    several processes share the prompts (torchrun --nproc-per-node 8 -m latentdiff.cli generate ...).
 
     \b
     Examples:
@@ -112,6 +114,7 @@ def generate(
         dtype=dtype,
         overwrite=overwrite,
         plot=plot,
+        resume=resume,
     )
     run(request)
 
@@ -159,6 +162,29 @@ def scan(
     report = scan_folder(folder, caption_key)
     print(report.render(), end="")
     return 1 if report.faults else 0
+
+
+@data_app.command()
+def encode(
+    config: Annotated[Path, typer.Argument(help="A YAML file of the stage diffusion.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Win over the file.")] = None,
+) -> None:
+    """Encode media and captions once, before training.
+
+    Latents (mean and deviation) and, where the text encoder or CLAP does not learn, embeddings go into OUTPUT/latents,
+    or where the configuration's `latents` says. Run again, it makes what is missing. For several processes:
+
+    \b
+      torchrun --nproc-per-node 8 -m latentdiff.cli data encode CONFIG [KEY=VALUE]...
+
+    \b
+    Example:
+      latentdiff data encode configs/audio/diffusion.yaml data.path=my-sounds latents=my-latents
+    """
+    from latentdiff.training.encode import encode as run
+
+    if said := run(config, overrides or []):
+        print(said)
 
 
 @data_app.command()

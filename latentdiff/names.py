@@ -10,7 +10,7 @@ SAMPLER_NAMES = ("ddim", "ddpm", "dpmsolver++", "unipc", "heun", "euler", "lcm",
 FEW_STEP_SAMPLER_NAMES = ("lcm", "cm")
 """The keys of `CONSISTENCY_SAMPLERS` there: each the one sampler of a kind of few-step student."""
 
-METRIC_NAMES = ("frechet", "kid", "kl", "inception", "clap", "prdc", "nearest", "judge", "round_trip")
+METRIC_NAMES = ("frechet", "kid", "kl", "inception", "clap", "prdc", "nearest", "judge", "round_trip", "nll")
 """The keys of `latentdiff.evaluation.registry`, which imports torch."""
 
 MAX_SECONDS = 600.0

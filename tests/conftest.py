@@ -1,8 +1,11 @@
 """What several tests share."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+
+from latentdiff.data.folder import Row, read_folder
 
 
 @pytest.fixture(scope="session")
@@ -76,3 +79,41 @@ def tiny_image_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-image") / "pipeline"
     pipe.save_pretrained(folder)
     return folder
+
+
+class Digits(NamedTuple):
+    """Handwritten digits and a model of their pixels, trained for seconds."""
+
+    folder: Path
+    pipeline: Path
+    held_out: list[Row]
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
+    """400 real 8x8 scans with 17 levels of grey, and a pixel diffusion pipeline of them (`data.size` 8)."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    from latentdiff.config import load_config
+    from latentdiff.data.items import split_rows
+    from latentdiff.training.loop import Trainer
+    from latentdiff.training.recipes import RECIPES
+
+    root = tmp_path_factory.mktemp("digits")
+    scans, lines = load_digits(), ["file_name,text"]
+    for number in range(400):
+        Image.fromarray(np.rint(scans.images[number] * 255 / 16).astype(np.uint8)).save(root / f"{number:03d}.png")
+        lines.append(f"{number:03d}.png,the digit {scans.target[number]}")
+    (root / "metadata.csv").write_text("\n".join(lines) + "\n")
+    config = load_config(
+        Path(__file__).parents[1] / "configs" / "debug" / "image_diffusion.yaml",
+        [f"data.path={root}", "data.held_out=0.2", "data.size=8", "data.channels=1", "vae=none",
+         f"output={root / 'run'}", "objective={kind: simple, prediction: v_prediction}", "train.batch_size=32",
+         "train.max_steps=120", "train.validate_every=120", "train.checkpoint_every=120", "train.trackers=[]",
+         "train.overfit_check_steps=0", "train.ema_decay=0", "default_guidance=1.5",
+         "optimizer.lr=3e-3", "optimizer.schedule=cosine", "optimizer.warmup_steps=10"],
+    )  # fmt: skip
+    Trainer(config, RECIPES[config.stage]).run()
+    return Digits(root, root / "run" / "pipeline", split_rows(read_folder(root), 0.2)[1][:32])

@@ -1,5 +1,6 @@
 """The verb ``generate``: check everything, then load the model, then write one file a sound or picture."""
 
+import os
 import re
 import secrets
 import sys
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentdiff import __version__
 from latentdiff.commands.medium import MEDIA, Medium
-from latentdiff.commands.outputs import plan_outputs
+from latentdiff.commands.outputs import is_made, plan_outputs, require_same_recipe
 from latentdiff.errors import InputError
 from latentdiff.interop import folder as folders
 from latentdiff.interop.hub import peek
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_STEPS = 1000
-MAX_FILES = 10_000
+MAX_FILES = 10_000_000
 MAX_SEED = 2**63 - 1
 KINDS = ("cuda", "mps", "xpu", "cpu")
 """Devices, best first; each is a module of torch with ``device_count``."""
@@ -55,6 +56,13 @@ class Request:
     dtype: str
     overwrite: bool
     plot: bool
+    resume: bool = False
+    """Keep the files that are there already; they must be those that would be made."""
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a file that is written may replace one; a resumed run writes only what is not whole."""
+        return self.overwrite or self.resume
 
 
 def read_prompts(file: Path) -> list[str]:
@@ -102,19 +110,44 @@ def generate(request: Request) -> None:
         request = replace(request, prompts=["sample"])  # what the files are named after
     medium = MEDIA[medium_of(request.model)](request)
     plot = request.plot
-    files = plan_outputs(request.output, request.prompts, request.num, request.overwrite, plot, medium.suffixes)
+    files = plan_outputs(request.output, request.prompts, request.num, request.replaces, plot, medium.suffixes)
     medium.plan(files)
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     pipe = load_pipeline(request)
     prompts = [prompt for prompt in request.prompts for _ in range(request.num)] if prompted else None
     batch = medium.batch(pipe)
-    for first in range(0, len(files), batch):
+    rank, processes = share()
+    for first in range(rank * batch, len(files), processes * batch):  # whole batches: what one process would compute
         part = slice(first, first + batch)
-        write_batch(request, medium, pipe, prompts and prompts[part], files[part], seed + first)
+        some = prompts and prompts[part]
+        if left_over(request, medium, pipe, some, files[part], seed + first):
+            write_batch(request, medium, pipe, some, files[part], seed + first)
     said = request.prompts if prompted else None
     shared = {**recipe_of(request, pipe), "prompt": said, "seed": seed, "num": request.num}
     if sheet := medium.finish(shared):
         print(f"{sheet}  all of them", flush=True)
+
+
+def share() -> tuple[int, int]:
+    """Which of how many processes this is, as torchrun and accelerate launch say."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def left_over(
+    request: Request, medium: Medium, pipe: Any, prompts: list[str] | None, files: list[Path], seed: int
+) -> list[Path]:
+    """The files of a batch that are still to be made: all of them, unless the run is resumed.
+
+    Raises:
+        InputError: one that is there was made from something else.
+    """
+    made = [is_made(file, request.plot) for file in files] if request.resume else [False] * len(files)
+    shared = recipe_of(request, pipe)
+    for number, file in enumerate(files):
+        if made[number]:
+            of_this = {"prompt": prompts[number] if prompts else None, "seed": seed + number}
+            require_same_recipe(file, medium.read(file), {**shared, **of_this})
+    return [file for file, there in zip(files, made, strict=True) if not there]
 
 
 def check(request: Request) -> None:
@@ -134,6 +167,12 @@ def check(request: Request) -> None:
         raise InputError(f"--steps is {request.steps}; it must be from 1 to {MAX_STEPS}.")
     if request.guidance is not None and not 0 <= request.guidance <= 100:
         raise InputError(f"--guidance is {request.guidance:g}; it must be from 0 to 100.")
+    if share()[1] > 1 and not request.resume:
+        raise InputError("several processes share a request only with --resume, so that each file has one name.")
+    if request.resume and request.overwrite:
+        raise InputError("--resume keeps the files that are there and --overwrite replaces them; give one of the two.")
+    if request.resume and request.seed is None:
+        raise InputError("--resume needs a --seed: what goes on must begin with the same one.")
     files = max(1, len(request.prompts)) * request.num
     if request.num < 1 or files > MAX_FILES:
         raise InputError(f"--num is {request.num}, {files} files in all; it must give from 1 to {MAX_FILES}.")
@@ -251,6 +290,8 @@ def write_batch(
         raise InputError(f"nothing was written: {error}") from error
     said: list[str | None] = [*prompts] if prompts else [None] * len(files)
     for prompt, file, its_seed, one in zip(said, files, seeds, medium.media(out), strict=True):
+        if request.resume and is_made(file, request.plot):
+            continue
         size, facts = medium.size(out, one)
         file.parent.mkdir(parents=True, exist_ok=True)
         medium.write(file, out, one, {**recipe_of(request, pipe), "prompt": prompt, "seed": its_seed, **facts})
@@ -293,6 +334,8 @@ def _device_and_dtype(request: Request) -> "tuple[str, torch.dtype]":
     import torch
 
     device = request.device or next(kind for kind in KINDS if getattr(torch, kind).device_count())
+    if request.device is None and share()[1] > 1 and (devices := getattr(torch, device).device_count()) > 1:
+        device = f"{device}:{int(os.environ.get('LOCAL_RANK', '0')) % devices}"
     kind, _, index = device.partition(":")
     if int(index or 0) >= getattr(torch, kind).device_count():
         raise InputError(f"there is no device '{device}' on this machine; leave --device out to take the best one.")

@@ -71,6 +71,10 @@ class Medium(ABC):
     def write(self, file: Path, out: Any, one: Any, recipe: dict[str, Any]) -> None:
         """One file, with its recipe inside."""
 
+    @abstractmethod
+    def read(self, file: Path) -> dict[str, Any] | None:
+        """The recipe inside a file."""
+
     def finish(self, recipe: dict[str, Any]) -> Path | None:
         """Write what comes after all files; returns it."""
         return None
@@ -99,9 +103,14 @@ class Sounds(Medium):
     def write(self, file: Path, out: Any, one: Any, recipe: dict[str, Any]) -> None:
         from latentdiff.media.audio import save_spectrogram, write_audio
 
-        write_audio(file, one, out.sampling_rate, recipe, overwrite=self.request.overwrite)
+        write_audio(file, one, out.sampling_rate, recipe, overwrite=self.request.replaces)
         if self.request.plot:
             save_spectrogram(file.with_suffix(".png"), one, out.sampling_rate)
+
+    def read(self, file: Path) -> dict[str, Any] | None:
+        from latentdiff.media.audio import read_recipe
+
+        return read_recipe(file)
 
 
 class Pictures(Medium):
@@ -113,7 +122,7 @@ class Pictures(Medium):
 
     def plan(self, files: list[Path]) -> None:
         request = self.request
-        if request.num > 1:
+        if request.num > 1 and not request.resume:
             self.grid = plan_grid(request.output, request.prompts, request.overwrite, files)
 
     def batch(self, pipe: Any) -> int:
@@ -133,12 +142,17 @@ class Pictures(Medium):
     def write(self, file: Path, out: Any, one: Any, recipe: dict[str, Any]) -> None:
         from latentdiff.media.image import Sheet, write_png
 
-        write_png(file, one, recipe, overwrite=self.request.overwrite)
+        write_png(file, one, recipe, overwrite=self.request.replaces)
         if self.grid is not None:
             prompts, num = len(self.request.prompts), self.request.num
             columns = math.ceil(math.sqrt(num)) if prompts == 1 else num  # several prompts: a row each
             self.sheet = self.sheet or Sheet(prompts * num, columns, one.size)
             self.sheet.add(one)
+
+    def read(self, file: Path) -> dict[str, Any] | None:
+        from latentdiff.media.image import read_png_recipe
+
+        return read_png_recipe(file)
 
     def finish(self, recipe: dict[str, Any]) -> Path | None:
         from latentdiff.media.image import write_png

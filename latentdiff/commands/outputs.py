@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from latentdiff.errors import InputError
 
@@ -68,6 +69,23 @@ def plan_grid(output: str | None, prompts: list[str], overwrite: bool, files: li
     return grid
 
 
+def is_made(file: Path, plot: bool) -> bool:
+    """Whether a file is there, with its picture if there is to be one."""
+    return file.exists() and (not plot or file.with_suffix(".png").exists())
+
+
+def require_same_recipe(file: Path, found: dict[str, Any] | None, wanted: dict[str, Any]) -> None:
+    """Refuse to go on where a file was made from something else; another version of this package is no such thing.
+
+    Raises:
+        InputError: naming the file and the first difference.
+    """
+    for key, value in wanted.items():
+        if key != "latentdiff" and (found or {}).get(key) != value:
+            was = f"its {key} is {found.get(key)!r} and not {value!r}" if found else "it carries no recipe"
+            raise InputError(f"{file} exists and is not of this request: {was}; choose another folder.")
+
+
 def slug(prompt: str) -> str:
     """A file name's stem for a prompt: its words in small letters, joined by hyphens."""
     words = unicodedata.normalize("NFKC", prompt).casefold()
@@ -93,8 +111,9 @@ def _named_after_prompts(
     folder: Path, prompts: list[str], files_per_prompt: int, overwrite: bool, plot: bool, suffix: str
 ) -> list[Path]:
     chosen: dict[Path, None] = {}
+    names: dict[str, Iterator[Path]] = {}  # what is taken once stays so, and a file may hold a prompt very often
     for prompt in prompts:
-        candidates = _candidates(folder, slug(prompt), suffix)
+        candidates = names.setdefault(slug(prompt), _candidates(folder, slug(prompt), suffix))
         for _ in range(files_per_prompt):
             free = (file for file in candidates if file not in chosen and (overwrite or not _taken(file, plot)))
             chosen[next(free)] = None

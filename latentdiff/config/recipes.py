@@ -124,6 +124,9 @@ class DiffusionRecipe(Recipe):
     """Folder or hub id, or for pictures ``none``: z is x itself."""
     vocoder: str | None = None
     """Folder or hub id; sounds need one, pictures have none."""
+    latents: Path | None = None
+    """A folder that `latentdiff data encode` has filled; what is there of something else is refused, with both keys.
+    null: OUTPUT/latents, filled when the training begins."""
     text_encoder: NewTextEncoder | str | None = NewTextEncoder()
     """A new small T5, or a folder or hub id of a published one (kept frozen), or null: no token sequence."""
     clap: str | None = None
@@ -235,6 +238,13 @@ class ConsistencyTrainingConfig(Section):
         return self
 
 
+ConsistencyMethod = Annotated[
+    Annotated[DistillationConfig | ConsistencyTrainingConfig, Field(discriminator="kind")],
+    # Distillation is what a section without a kind means.
+    BeforeValidator(lambda method: {"kind": "distillation", **method} if isinstance(method, dict) else method),
+]
+
+
 class ConsistencyRecipe(Recipe):
     """Train a few-step student on a finished pipeline's latents."""
 
@@ -242,11 +252,7 @@ class ConsistencyRecipe(Recipe):
     data: AnyData
     teacher: str
     """Folder of a finished pipeline, or a bundled model's name. The student is one with its U-Net exchanged."""
-    method: Annotated[
-        Annotated[DistillationConfig | ConsistencyTrainingConfig, Field(discriminator="kind")],
-        # Distillation is what a section without a kind means.
-        BeforeValidator(lambda method: {"kind": "distillation", **method} if isinstance(method, dict) else method),
-    ] = DistillationConfig()
+    method: ConsistencyMethod = DistillationConfig()
     unet: UNetConfig | None = None
     """Sizes of a new student; null: a copy of the teacher's U-Net, weights and all."""
     default_steps: int = Field(4, gt=0)

@@ -16,7 +16,8 @@ class DataConfig(Section):
     """Where the captioned media are."""
 
     path: Path
-    """A folder in the `audiofolder` or `imagefolder` convention: metadata.jsonl or metadata.csv, or .txt sidecars."""
+    """A folder in the `audiofolder` or `imagefolder` convention: metadata.jsonl or metadata.csv, or .txt sidecars. Or
+    WebDataset shards, here or in any store of fsspec: ``shards/{000..099}.tar``, ``s3://bucket/*.tar``."""
     caption_key: str | None = None
     """The metadata column that holds the captions; by default ``text``, else ``caption``."""
     max_bad_fraction: float = Field(0.0, ge=0, lt=1)
@@ -108,6 +109,8 @@ class TrainConfig(Section):
     timeout: float = Field(1800.0, gt=0)
     """Seconds that a process waits for the others, or for a data worker, before the run ends with an error. The
     others wait while one validates, so it must be longer than a validation."""
+    accept_changes: bool = False
+    """Go on from a checkpoint although a key that changes the result is not as it was."""
     overfit_check_steps: int = Field(20, ge=0)
     """Steps of the one-batch overfit check before training; 0 skips it."""
     trackers: list[

@@ -84,7 +84,7 @@ class Listing:
     unlisted: list[Fault] = field(default_factory=list)  # media files that the metadata does not name
 
 
-class _LineError(Exception):
+class LineError(Exception):
     """A line of a metadata file that cannot be used: (reason, detail)."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -93,7 +93,7 @@ class _LineError(Exception):
         self.detail = detail
 
 
-_Records = Iterator[tuple[int, dict[str, object] | _LineError]]
+_Records = Iterator[tuple[int, dict[str, object] | LineError]]
 
 
 def read_folder(folder: str | Path, caption_key: str | None = None) -> list[Row]:
@@ -138,7 +138,7 @@ def list_folder(folder: str | Path, caption_key: str | None = None, captioned: b
     found = [folder / name for name in METADATA_FILES if (folder / name).is_file()]
     if not captioned:
         listing = Listing("nothing: none is needed", rows=[Row(path, ("",)) for path in media])
-        _settle_kind(listing, folder, media)
+        settle_kind(listing, folder, media)
         return listing
     if len(found) == 2:
         fault = Fault(folder, None, "two metadata files", f"{' and '.join(METADATA_FILES)}: keep one")
@@ -153,7 +153,7 @@ def kind_of(path: Path) -> str | None:
     return next((kind for kind, suffixes in SUFFIXES.items() if path.suffix.lower() in suffixes), None)
 
 
-def _settle_kind(listing: Listing, folder: Path, captioned: Iterable[Path]) -> None:
+def settle_kind(listing: Listing, folder: Path, captioned: Iterable[Path]) -> None:
     """Say what kind of media the captioned files are; those of another kind may lie beside them, without captions."""
     counts = Counter(kind for path in captioned if (kind := kind_of(path)))
     if len(counts) > 1:
@@ -179,7 +179,7 @@ def _list_metadata(metadata: Path, media: list[Path], caption_key: str | None) -
     columns: dict[str, None] = {}  # a set that keeps the order of the file
     try:
         for line, record in _read_jsonl(metadata) if metadata.suffix == ".jsonl" else _read_csv(metadata):
-            if isinstance(record, _LineError):
+            if isinstance(record, LineError):
                 listing.faults.append(Fault(metadata, line, record.reason, record.detail))
             else:
                 records.append((line, record))
@@ -187,14 +187,14 @@ def _list_metadata(metadata: Path, media: list[Path], caption_key: str | None) -
         if not records and listing.faults:
             return listing
         if not records:
-            raise _LineError("no rows", "the metadata file names no media file")
-        key = _caption_column(columns, caption_key)
-    except _LineError as error:
+            raise LineError("no rows", "the metadata file names no media file")
+        key = caption_column(columns, caption_key)
+    except LineError as error:
         listing.faults.append(Fault(metadata, None, error.reason, error.detail))
         return listing
     listing.captions_from = f'{metadata.name}, column "{key}"'
     _collect_rows(listing, metadata, records, key)
-    _settle_kind(listing, metadata, listing.lines)
+    settle_kind(listing, metadata, listing.lines)
     # A line with a fault may have named its file: such a file is not reported a second time.
     unlisted = (path for path in media if path not in listing.lines and kind_of(path) == listing.kind)
     listing.unlisted = [Fault(path, None, "no caption", f"{metadata.name} omits it") for path in unlisted]
@@ -210,16 +210,16 @@ def _collect_rows(listing: Listing, metadata: Path, records: Iterable[tuple[int,
         try:
             path = _media_path(metadata.parent, record.get("file_name"))
             listing.lines.setdefault(path, line)
-            captions = _captions(record.get(key))
+            captions = read_captions(record.get(key))
             new = tuple(dict.fromkeys(text for text in captions if (path, text) not in said_at))
             if not new:
                 first = said_at[path, captions[0]]
-                raise _LineError("duplicate row", f"says the same of {path.name} as row {first}")
+                raise LineError("duplicate row", f"says the same of {path.name} as row {first}")
             said_at.update({(path, text): line for text in new})
             old = rows.get(path, Row(path, ()))
-            labels = tuple(dict.fromkeys(old.labels + _labels(record)))
-            rows[path] = Row(path, old.captions + new, labels, old.attributes or _attributes(record))
-        except _LineError as error:
+            labels = tuple(dict.fromkeys(old.labels + read_labels(record)))
+            rows[path] = Row(path, old.captions + new, labels, old.attributes or read_attributes(record))
+        except LineError as error:
             listing.faults.append(Fault(metadata, line, error.reason, error.detail))
     listing.rows = list(rows.values())
 
@@ -232,15 +232,15 @@ def _read_jsonl(metadata: Path) -> _Records:
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            yield number, _LineError("not JSON", f"{error.msg} at column {error.colno}")
+            yield number, LineError("not JSON", f"{error.msg} at column {error.colno}")
             continue
         except (ValueError, RecursionError) as error:  # a number or a nesting without end
-            yield number, _LineError("not JSON", str(error))
+            yield number, LineError("not JSON", str(error))
             continue
         if isinstance(record, dict):
             yield number, record
         else:
-            yield number, _LineError("not a JSON object", f"{_kind(record)}: write one {{...}} a line")
+            yield number, LineError("not a JSON object", f"{_kind(record)}: write one {{...}} a line")
 
 
 def _read_csv(metadata: Path) -> _Records:
@@ -254,14 +254,14 @@ def _read_csv(metadata: Path) -> _Records:
             if not header:
                 header = [cell.strip() for cell in cells]
                 if twice := {name for name in header if name and header.count(name) > 1}:
-                    raise _LineError("duplicate column", ", ".join(sorted(twice)))
+                    raise LineError("duplicate column", ", ".join(sorted(twice)))
             elif cells and len(cells) != len(header):
                 detail = f"{len(cells)} cells for {len(header)} columns: quote a caption with a comma in it"
-                yield start, _LineError("wrong number of cells", detail)
+                yield start, LineError("wrong number of cells", detail)
             elif cells:
                 yield start, dict(zip(header, cells, strict=True))
     except csv.Error as error:
-        yield line, _LineError("not CSV", f"{error}; the rest of the file was not read")
+        yield line, LineError("not CSV", f"{error}; the rest of the file was not read")
 
 
 def _text(metadata: Path) -> str:
@@ -269,24 +269,24 @@ def _text(metadata: Path) -> str:
         return metadata.read_text(encoding="utf-8-sig")  # with or without the mark that Excel puts first
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise _LineError("not UTF-8", f"line {line}: save the file as UTF-8") from None
+        raise LineError("not UTF-8", f"line {line}: save the file as UTF-8") from None
     except OSError as error:
-        raise _LineError("unreadable", error.strerror or str(error)) from None
+        raise LineError("unreadable", error.strerror or str(error)) from None
 
 
-def _caption_column(columns: Iterable[str], caption_key: str | None) -> str:
+def caption_column(columns: Iterable[str], caption_key: str | None) -> str:
     """Return the caption column, or say which columns there are and which one may be meant."""
     names = list(columns)
     found = f"columns found: {', '.join(names)}"
     if "file_name" not in names:
-        raise _LineError("no column file_name", found + _nearest(("file_name",), names))
+        raise LineError("no column file_name", found + _nearest(("file_name",), names))
     wanted = (caption_key,) if caption_key else CAPTION_KEYS
     for key in wanted:
         if key in names:
             return key
     hint = _nearest(wanted, [name for name in names if name != "file_name"])
     reason = "no caption column " + " or ".join(f'"{key}"' for key in wanted)
-    raise _LineError(reason, f"{found}{hint}; rename the right one, or set it as the caption key")
+    raise LineError(reason, f"{found}{hint}; rename the right one, or set it as the caption key")
 
 
 def _nearest(wanted: tuple[str, ...], names: list[str]) -> str:
@@ -302,49 +302,49 @@ def _nearest(wanted: tuple[str, ...], names: list[str]) -> str:
 def _media_path(folder: Path, name: object) -> Path:
     """Return the file that a line names, which lies inside the folder and exists."""
     if not isinstance(name, str) or not name.strip():
-        raise _LineError("no file_name", "" if name is None else _kind(name))
+        raise LineError("no file_name", "" if name is None else _kind(name))
     name = name.strip()
     # The rule of the datasets library (CWE-22): metadata from elsewhere must not reach outside its folder.
     if "://" in name:
-        raise _LineError("file_name is an address", f"{name}: download the file and name it relative to {folder}")
+        raise LineError("file_name is an address", f"{name}: download the file and name it relative to {folder}")
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor:
-        raise _LineError("file_name is absolute", f"{name}: write it relative to {folder}")
+        raise LineError("file_name is absolute", f"{name}: write it relative to {folder}")
     if ".." in PureWindowsPath(name).parts:  # its parts split at / and at \
-        raise _LineError('file_name holds ".."', f"{name}: the file must lie inside {folder}")
+        raise LineError('file_name holds ".."', f"{name}: the file must lie inside {folder}")
     path = folder / name
     if not os.path.isfile(path):  # Path.is_file raises for a name too long for the file system
         elsewhere = f"{Path(name).name} is in {folder}: " if os.path.isfile(folder / Path(name).name) else ""
-        raise _LineError("missing file", f"{name}; {elsewhere}names are relative to {folder}")
+        raise LineError("missing file", f"{name}; {elsewhere}names are relative to {folder}")
     return path
 
 
-def _captions(value: object) -> tuple[str, ...]:
+def read_captions(value: object) -> tuple[str, ...]:
     """Return the wordings of a caption cell: a text, or in JSON a list of texts; none may be empty."""
     texts = value if isinstance(value, list) else [value]
     if not texts:
-        raise _LineError("empty caption", "an empty list")
+        raise LineError("empty caption", "an empty list")
     return tuple(dict.fromkeys(_caption(text) for text in texts))
 
 
 def _caption(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        raise _LineError("empty caption", "none given" if value is None else "NaN")
+        raise LineError("empty caption", "none given" if value is None else "NaN")
     if not isinstance(value, str):
-        raise _LineError("caption is not text", _kind(value))
+        raise LineError("caption is not text", _kind(value))
     text = " ".join(value.split())
     if not text or text.lower() in _NOT_A_CAPTION:
-        raise _LineError("empty caption", f'"{text}"')
+        raise LineError("empty caption", f'"{text}"')
     return text
 
 
-def _labels(record: dict[str, object]) -> tuple[str, ...]:
+def read_labels(record: dict[str, object]) -> tuple[str, ...]:
     """Return the names in "sources", else in "labels"; these columns are optional, so any shape may come."""
     value = record.get("sources") or record.get("labels") or ()
     names = value if isinstance(value, list) else [value]
     return tuple(str(name) for name in names if isinstance(name, str | int) and str(name).strip())
 
 
-def _attributes(record: dict[str, object]) -> tuple[tuple[str, str], ...]:
+def read_attributes(record: dict[str, object]) -> tuple[tuple[str, str], ...]:
     """Return what "attributes" holds, an object of texts; optional too."""
     value = record.get("attributes")
     return (
@@ -369,7 +369,7 @@ def _list_sidecars(folder: Path, media: list[Path], caption_key: str | None) -> 
     if caption_key or not any(sidecar.is_file() for sidecar in sidecars.values()):
         return Listing("nothing", faults=[_no_captions(folder, media, caption_key)])
     listing = Listing(captions_from=".txt files")
-    _settle_kind(listing, folder, (path for path, sidecar in sidecars.items() if sidecar.is_file()))
+    settle_kind(listing, folder, (path for path, sidecar in sidecars.items() if sidecar.is_file()))
     if listing.faults:
         return listing
     for path, sidecar in sidecars.items():
@@ -380,8 +380,8 @@ def _list_sidecars(folder: Path, media: list[Path], caption_key: str | None) -> 
             continue
         try:
             lines = [line for line in _text(sidecar).splitlines() if line.strip()]
-            listing.rows.append(Row(path, _captions(lines or "")))
-        except _LineError as error:
+            listing.rows.append(Row(path, read_captions(lines or "")))
+        except LineError as error:
             listing.faults.append(Fault(sidecar, None, error.reason, error.detail))
     return listing
 

@@ -5,7 +5,7 @@ An item is drawn by a `Draw`: which row, and the seed of everything random about
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,7 +110,7 @@ class MediaItems(Dataset[dict[str, Any]], ABC):
     file it shows is drawn at random; an unreadable file raises, it is never replaced.
     """
 
-    rows: list[Row]
+    rows: Sequence[Row]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -122,7 +122,7 @@ class MediaItems(Dataset[dict[str, Any]], ABC):
         caption = row.captions[int(rng.integers(len(row.captions)))] if row.captions else ""
         return {"media": torch.from_numpy(media), "caption": caption, "row": draw.row}
 
-    def stack(self, rows: list[Row]) -> Tensor:
+    def stack(self, rows: Sequence[Row]) -> Tensor:
         """The standard crops of some rows as a batch, for all that must not depend on chance."""
         return torch.from_numpy(np.stack([self.crop(row, self.places(row)[0]) for row in rows]))
 
@@ -185,9 +185,12 @@ class PictureItems(MediaItems):
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stacks tensors and lists the rest."""
+    """Stacks tensors and lists the rest; ``tokens`` are padded with zeros to the longest."""
     batch: dict[str, Any] = {}
     for key in items[0]:
         values = [item[key] for item in items]
-        batch[key] = torch.stack(values) if isinstance(values[0], torch.Tensor) else values
+        if key == "tokens":
+            batch[key] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
+        else:
+            batch[key] = torch.stack(values) if isinstance(values[0], torch.Tensor) else values
     return batch

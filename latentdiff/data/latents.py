@@ -1,91 +1,163 @@
 """The latent cache: every training crop through the VAE once, mean and deviation kept, not one sample.
 
-The file name is a hash of all that the latents depend on, so a stale cache is never read.
+Beside it lie the embeddings of the captions (and of the sounds, by CLAP) where what makes them does not learn.
 """
 
-import hashlib
-import json
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
-from latentdiff.data.folder import Row
+from latentdiff.data.cache import Parts, columns, process, put, wait
 from latentdiff.data.items import Draw, MediaItems
+from latentdiff.data.stored_rows import StoredRows
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 """A batch of media -> posterior mean and deviation of z, (B, C, h, w) each."""
+
+
+class Column:
+    """One array of all items, read where it is indexed.
+
+    Args:
+        parts: the items.
+        name: of the array.
+    """
+
+    def __init__(self, parts: Parts, name: str) -> None:
+        self._parts, self._name = parts, name
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(items, ...)."""
+        return torch.Size([len(self), *self[0].shape])
+
+    def __getitem__(self, index: int | slice | Iterable[int]) -> Tensor:
+        if isinstance(index, int):
+            return self._parts.read(self._name, range(len(self))[index])
+        numbers = range(*index.indices(len(self))) if isinstance(index, slice) else map(int, index)
+        return torch.stack([self[number] for number in numbers])
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Embeddings by what does not learn, each of them in one of these."""
+
+    captions: Parts | None = None
+    """``tokens`` (N, D) and ``pooled`` (P,), or one of them, of each different caption; of the empty one last."""
+    sounds: Parts | None = None
+    """``heard`` (P,) of the standard crop of each row."""
+
+    def empty(self) -> dict[str, Tensor]:
+        """The same of the empty caption, which guidance needs."""
+        return self.captions[len(self.captions) - 1] if self.captions else {}
+
+    def of(self, caption: int, row: int) -> dict[str, Tensor]:
+        """``tokens`` (N, D) with their ``length`` and ``pooled`` (P,), or one of them."""
+        told = self.captions[caption] if self.captions else {}
+        if self.sounds:
+            told["pooled"] = self.sounds.read("heard", row)
+        if "tokens" in told:
+            told["length"] = torch.tensor(len(told["tokens"]))
+        return told
 
 
 @dataclass(frozen=True)
 class LatentItems(Dataset[dict[str, Any]]):
     """Cached latents with captions.
 
-    An item is ``mean`` and ``deviation`` (C, h, w), ``caption`` str, ``row`` int (of ``rows``).
+    An item is ``mean`` and ``deviation`` (C, h, w), ``caption`` str, ``row`` int (of ``rows``), and what the prompts
+    have about them.
     """
 
-    rows: list[Row]
-    owner: Tensor
-    """(items,) the row of each item: a long recording gives several windows."""
-    mean: Tensor
-    deviation: Tensor
+    rows: StoredRows
+    parts: Parts
+    prompts: Prompts = field(default_factory=Prompts)
 
     def __len__(self) -> int:
-        return len(self.owner)
+        return len(self.parts)
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        row = int(self.owner[draw.row])
-        captions = self.rows[row].captions
-        caption = captions[int(np.random.default_rng(draw.seed).integers(len(captions)))]
-        return {
-            "mean": self.mean[draw.row],
-            "deviation": self.deviation[draw.row],
-            "caption": caption,
-            "row": row,
-        }
+        latent = self.parts[draw.row]
+        row = int(latent["row"])
+        captions = self.rows.captions_of(row)
+        caption = int(captions[int(np.random.default_rng(draw.seed).integers(len(captions)))])
+        return {**latent, **self.prompts.of(caption, row), "caption": self.rows.caption(caption), "row": row}
+
+    @property
+    def owner(self) -> Column:
+        """(items,) the row of each item: a long recording gives several windows."""
+        return Column(self.parts, "row")
+
+    @property
+    def mean(self) -> Column:
+        """(items, C, h, w)."""
+        return Column(self.parts, "mean")
+
+    @property
+    def deviation(self) -> Column:
+        """(items, C, h, w)."""
+        return Column(self.parts, "deviation")
 
 
 def encode_rows(
-    media: MediaItems, encode: Encode, folder: Path, key: dict[str, Any], device: torch.device
+    rows: StoredRows, media: MediaItems, encode: Encode, folder: Path, name: str, device: torch.device
 ) -> LatentItems:
-    """Latents of all crops of all files, from the cache in ``folder`` if it holds exactly these.
+    """Latents of all crops of all files: those that a folder of a cache has, and what is missing there.
 
     Args:
-        media: the files and how they are cropped.
+        rows: the files.
+        media: the same, and how they are cropped.
         encode: the VAE, seen as a function.
-        folder: where the cache lives.
-        key: what else the latents depend on (the VAE's weights, the mel).
+        folder: of the cache.
+        name: of these rows' files in it.
         device: where ``encode`` runs.
     """
-    files = [(row.path.name, row.path.stat().st_size, row.path.stat().st_mtime_ns) for row in media.rows]
-    facts = json.dumps([key, *media.facts, files], sort_keys=True, default=str)
-    path = folder / f"latents-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.safetensors"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        staging = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file(_encode_all(media, encode, device), staging)
-        os.replace(staging, path)
-    tensors = load_file(path)
-    return LatentItems(media.rows, tensors["owner"], tensors["mean"].float(), tensors["deviation"].float())
+    plan = folder / f"{name}-plan.safetensors"
+    if process() == 0 and not plan.is_file():
+        crops = [(number, place) for number, row in enumerate(rows) for place in media.places(row)]
+        owner, places = (torch.tensor(column) for column in zip(*crops, strict=True))
+        put(plan, lambda staging: save_file({"owner": owner, "place": places.double()}, staging))
+    wait()
+    planned = columns(plan)
+    parts = Parts(folder, name, planned["owner"].get_shape()[0])
 
-
-@torch.no_grad()
-def _encode_all(media: MediaItems, encode: Encode, device: torch.device) -> dict[str, Tensor]:
-    crops = [(row, place) for row in range(len(media.rows)) for place in media.places(media.rows[row])]
-    means, deviations = [], []
-    for start in tqdm(range(0, len(crops), 32), desc="encoding"):
-        part = crops[start : start + 32]
-        batch = np.stack([media.crop(media.rows[row], place) for row, place in part])
+    @torch.no_grad()
+    def encoded(items: range) -> dict[str, Tensor | list[Tensor]]:
+        part = slice(items.start, items.stop)
+        owner, places = (planned[column][part].tolist() for column in ("owner", "place"))
+        batch = np.stack(list(readers.map(lambda row, place: media.crop(rows[row], place), owner, places)))
         mean, deviation = encode(torch.from_numpy(batch).to(device))
-        means.append(mean.half().cpu())
-        deviations.append(deviation.half().cpu())
-    owner = torch.tensor([row for row, _ in crops])
-    return {"owner": owner, "mean": torch.cat(means), "deviation": torch.cat(deviations)}
+        return {"mean": mean, "deviation": deviation, "row": torch.tensor(owner)}
+
+    with ThreadPoolExecutor() as readers:  # decoding runs outside the interpreter lock
+        parts.fill(encoded, "latents")
+    return LatentItems(rows, parts)
+
+
+def encode_prompts(rows: StoredRows, folder: Path, embed: Callable[[list[str]], dict[str, Any]]) -> Parts:
+    """The embeddings of each different caption of the rows, and of the empty one last, as `encode_rows`."""
+
+    def embedded(items: range) -> dict[str, Any]:
+        return embed([rows.caption(number) if number < rows.captions else "" for number in items])
+
+    parts = Parts(folder, "captions", rows.captions + 1)
+    parts.fill(embedded, "captions")
+    return parts
+
+
+def encode_sounds(media: MediaItems, folder: Path, embed: Callable[[list[np.ndarray]], Tensor]) -> Parts:
+    """The embedding (P,) of the standard crop of each row, as `encode_rows`."""
+    parts = Parts(folder, "sounds", len(media.rows))
+    parts.fill(lambda items: {"heard": embed([media.crop(media.rows[i], 0.0) for i in items])}, "sounds")
+    return parts

@@ -18,7 +18,8 @@ from typing import Any
 from tqdm import tqdm
 
 from latentdiff.config import DataConfig, ImageData
-from latentdiff.data.folder import Fault, Row, list_folder
+from latentdiff.data.folder import Fault, Row
+from latentdiff.data.shards import list_data
 from latentdiff.errors import InputError
 from latentdiff.media.audio import AudioFacts, inspect_audio
 from latentdiff.media.files import BrokenMediaError
@@ -132,7 +133,7 @@ def scan_folder(folder: str | Path, caption_key: str | None = None, captioned: b
     Raises:
         InputError: There is no such folder; every other fault is in the report.
     """
-    listing = list_folder(folder, caption_key, captioned)
+    listing = list_data(folder, caption_key, captioned)
     report = ScanReport(Path(folder), listing.captions_from, listing.kind)
     report.faults = listing.faults + listing.unlisted
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding runs outside the interpreter lock
@@ -175,7 +176,7 @@ def usable_rows(data: DataConfig, folder: Path | None = None, captioned: bool = 
     kind = "image" if isinstance(data, ImageData) else "audio"
     if report.rows and report.kind != kind:
         raise InputError(f"{folder} holds {report.kind} files, and data.kind is {kind}; name another folder or kind.")
-    unlisted = list_folder(folder, data.caption_key, captioned).unlisted
+    unlisted = list_data(folder, data.caption_key, captioned).unlisted
     report.faults = [fault for fault in report.faults if fault not in unlisted]
     for fault in report.faults:
         logger.warning("left out of training: %s", fault)

@@ -34,7 +34,7 @@ from latentdiff.errors import InputError
 
 Dequantisation = Literal["none", "discretised", "uniform"]
 """What the number is about. none: a density, of continuous data (differential entropy, may be negative).
-discretised: the probability of 0..255, by a decoder that integrates over each value's bin.
+discretised: the probability of 0..255, or of so many ``levels``, by a decoder that integrates over each value's bin.
 uniform: a bound on that probability, by the density of the data plus uniform noise as wide as a bin."""
 BIN = 2 / 255
 """Distance of two of the values 0..255 in [-1, 1]."""
@@ -89,18 +89,19 @@ def prior_kl(x_0: Tensor, alpha_bar_T: Tensor) -> Tensor:
     return _sum(gaussian_kl(a.sqrt() * x_0.double(), torch.log1p(-a), zero, zero))
 
 
-def discretised_log_likelihood(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+def discretised_log_likelihood(x_0: Tensor, mean: Tensor, log_variance: Tensor, levels: int = 256) -> Tensor:
     """log probability of each element (B, ...) under a Gaussian integrated over the bins of 0..255 (DDPM, equation 13).
 
-    The bins of -1 and 1 reach to infinity, so the 256 probabilities sum to one.
+    The bins of -1 and 1 reach to infinity, so the 256 probabilities, or so many ``levels``, sum to one.
 
     Raises:
-        InputError: if x_0 is not on the grid of 256 values in [-1, 1].
+        InputError: if x_0 is not on the grid of these values in [-1, 1].
     """
-    _check_grid(x_0)
+    _check_grid(x_0, levels)
+    half = 1 / (levels - 1)
     x_0, scale = x_0.double(), torch.exp(-0.5 * log_variance.double())
-    above = torch.where(x_0 > 1 - BIN / 2, torch.inf, (x_0 + BIN / 2 - mean) * scale)
-    below = torch.where(x_0 < -1 + BIN / 2, -torch.inf, (x_0 - BIN / 2 - mean) * scale)
+    above = torch.where(x_0 > 1 - half, torch.inf, (x_0 + half - mean) * scale)
+    below = torch.where(x_0 < -1 + half, -torch.inf, (x_0 - half - mean) * scale)
     # The normal distribution is symmetric; its logarithm is accurate on the left, so look from there.
     flip = below + above > 0
     high, low = torch.where(flip, -below, above), torch.where(flip, -above, below)
@@ -134,6 +135,7 @@ def vlb(
     variance: Variance,
     dequantisation: Literal["none", "discretised"],
     generator: torch.Generator,
+    levels: int = 256,
 ) -> Likelihood:
     """-log p(x_0) <= L_T + sum of L_t-1 + L_0 (DDPM, equation 5), one draw of z_t for each of the T steps.
 
@@ -149,7 +151,7 @@ def vlb(
         t = torch.full((len(x_0),), step, device=x_0.device)
         z_t = diffuse(x_0.double(), _noise(x_0, generator), schedule.alpha_bar[step : step + 1])
         output = denoise(z_t.to(x_0.dtype), t)
-        steps.append(vlb_term(schedule, t, output, z_t, x_0, prediction, variance, dequantisation))
+        steps.append(vlb_term(schedule, t, output, z_t, x_0, prediction, variance, dequantisation, levels))
     middle = torch.stack(steps[-2::-1], dim=1) if len(steps) > 1 else steps[-1].new_zeros(len(x_0), 0)
     terms = {"L_T": prior_kl(x_0, schedule.alpha_bar[-1:]), "L_t-1": middle, "L_0": steps[-1]}
     return Likelihood(terms, x_0[0].numel(), dequantisation)
@@ -164,6 +166,7 @@ def vlb_term(
     prediction: Coordinate,
     variance: Variance,
     dequantisation: Dequantisation,
+    levels: int = 256,
 ) -> Tensor:
     """L_t-1, or L_0 where t is 0, in nats (B,); the network's output (B, C or 2 C, ...) has a gradient."""
     x, z_t = x_0.double(), z_t.double()
@@ -177,7 +180,8 @@ def vlb_term(
         kl = gaussian_kl(true_mean, true_variance.log(), mean[rest], log_variance[rest])
         nats = nats.index_put((rest,), _sum(kl))
     if len(last):
-        nats = nats.index_put((last,), decoder_nats(x_0[last], mean[last], log_variance[last], dequantisation))
+        decoded = decoder_nats(x_0[last], mean[last], log_variance[last], dequantisation, levels)
+        nats = nats.index_put((last,), decoded)
     return nats
 
 
@@ -251,6 +255,7 @@ def ode_likelihood(
     steps: int,
     probes: int | None,
     generator: torch.Generator,
+    levels: int = 256,
 ) -> Likelihood:
     """-log p(x_0) under the probability-flow ODE (Song et al. 2021, equation 39), by Runge-Kutta of order 4.
 
@@ -266,13 +271,12 @@ def ode_likelihood(
         The terms "prior" = -log N(z_T; 0, I), "divergence" and "scale" = -log det of alpha_0, and for uniform
         dequantisation "bins", all (B,).
     """
-    terms = {}
-    dimensions = x_0[0].numel()
+    terms, dimensions = {}, x_0[0].numel()
     if dequantisation == "uniform":
-        _check_grid(x_0)
+        _check_grid(x_0, levels)
         offset = torch.rand(x_0.shape, generator=generator, device=generator.device) - 0.5
-        x_0 = x_0 + BIN * offset.to(x_0)
-        terms["bins"] = _constant(-dimensions * math.log(BIN), x_0)
+        x_0 = x_0 + 2 / (levels - 1) * offset.to(x_0)
+        terms["bins"] = _constant(-dimensions * math.log(2 / (levels - 1)), x_0)
     first, last = (level.item() for level in _end_levels(schedule, x_0.device))
     gammas = torch.linspace(first, last, 2 * steps + 1, dtype=torch.float64, device=x_0.device)
     times = time_of_log_snr(schedule, -gammas)
@@ -319,10 +323,13 @@ def _divergence(dz: Tensor, z: Tensor, directions: list[Tensor]) -> Tensor:
     return torch.stack([_sum(product) for product in products]).sum(0)
 
 
-def decoder_nats(x_0: Tensor, mean: Tensor, log_variance: Tensor, dequantisation: Dequantisation) -> Tensor:
+def decoder_nats(
+    x_0: Tensor, mean: Tensor, log_variance: Tensor, dequantisation: Dequantisation, levels: int = 256
+) -> Tensor:
     """-log p(x_0 | mean, variance) in nats (B,)."""
-    decoder = discretised_log_likelihood if dequantisation == "discretised" else gaussian_log_likelihood
-    return -_sum(decoder(x_0, mean, log_variance))
+    if dequantisation == "discretised":
+        return -_sum(discretised_log_likelihood(x_0, mean, log_variance, levels))
+    return -_sum(gaussian_log_likelihood(x_0, mean, log_variance))
 
 
 def _end_levels(schedule: NoiseSchedule, device: torch.device) -> Tensor:
@@ -338,13 +345,15 @@ def _end_levels(schedule: NoiseSchedule, device: torch.device) -> Tensor:
     return gamma
 
 
-def _check_grid(x_0: Tensor) -> None:
-    """Refuse data that are not 0..255 mapped to [-1, 1]."""
-    level = (x_0.detach().double() + 1) / BIN
-    if not ((level - level.round()).abs() < 0.01).all() or level.round().min() < 0 or level.round().max() > 255:
+def _check_grid(x_0: Tensor, levels: int = 256) -> None:
+    """Refuse data that are not 0 .. levels - 1 mapped to [-1, 1]."""
+    last = levels - 1
+    level = (x_0.detach().double() + 1) * last / 2
+    if not ((level - level.round()).abs() < 0.01).all() or level.round().min() < 0 or level.round().max() > last:
         raise InputError(
             f"the data reach from {x_0.min():g} to {x_0.max():g}; for discretised data they must be whole numbers "
-            "0..255 mapped to [-1, 1] (x / 127.5 - 1). Continuous data have a density: use dequantisation 'none'."
+            f"0..{last} mapped to [-1, 1] (x / {last / 2:g} - 1). Continuous data have a density: use dequantisation "
+            "'none'."
         )
 
 

@@ -9,6 +9,7 @@ from latentdiff.evaluation.bootstrap import Bootstrap
 from latentdiff.evaluation.distributions import frechet, kid
 from latentdiff.evaluation.evidence import Case, Evidence, Figures, NotComputableError
 from latentdiff.evaluation.neighbours import nearest_distances, prdc
+from latentdiff.evaluation.nll import nll
 from latentdiff.evaluation.posteriors import inception, judge, kl
 from latentdiff.evaluation.round_trips import round_trip
 from latentdiff.evaluation.sets import MediaSet
@@ -46,6 +47,8 @@ class Metric:
         """
         if self.pairs and case.paired is None:
             raise NotComputableError("no media pairs with a real one")
+        if self.text and case.subject.text is None:
+            raise NotComputableError("the media carry no prompts and pair with no captioned ones")
         return self.measure(case, bootstrap)
 
 
@@ -61,5 +64,5 @@ METRICS: dict[str, Metric] = {
 }
 """Of features and logits."""
 
-MODEL_METRICS: dict[str, Callable[[Any, MediaSet, Bootstrap], Figures]] = {"round_trip": round_trip}
-"""Of a pipeline and held-out real media, without an extractor; here is the place of a likelihood too."""
+MODEL_METRICS: dict[str, Callable[[Any, MediaSet, Bootstrap], Figures]] = {"round_trip": round_trip, "nll": nll}
+"""Of a pipeline and held-out real media, without an extractor."""

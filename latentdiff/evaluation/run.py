@@ -159,12 +159,13 @@ class Evaluation:
             if name not in floors:
                 continue
             case, floor = Case(subject, real, reference, paired), floors[name]
-            if not metric.pairs and len(subject) != len(real):  # one count for a figure and its floor
-                count = min(len(subject), len(real))
-                some, ours = (_some(len(one), count, self.bootstrap.seed) for one in (subject, real))
-                case = Case(subject.take(some), real.take(ours), reference)
-                floor = floor if count == len(real) else metric(Case(case.real, case.real, reference), self.bootstrap)
             try:
+                if not metric.pairs and len(subject) != len(real):  # one count for a figure and its floor
+                    count = min(len(subject), len(real))
+                    some, ours = (_some(len(one), count, self.bootstrap.seed) for one in (subject, real))
+                    case = Case(subject.take(some), real.take(ours), reference)
+                    if count < len(real):
+                        floor = metric(Case(case.real, case.real, reference), self.bootstrap)
                 found = metric(case, self.bootstrap)
             except NotComputableError as error:
                 self._leave_out(name, extractor.name, str(error))

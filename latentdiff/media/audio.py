@@ -26,6 +26,7 @@ from latentdiff.media.headers import (
     wav_comment,
     with_wav_comment,
 )
+from latentdiff.media.packed import as_path, openable
 
 READABLE_SUFFIXES = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"}
@@ -85,7 +86,7 @@ def read_audio(
     Raises:
         InputError: The file is missing or broken, or the part lies outside it.
     """
-    path = Path(path)
+    path = as_path(path)
     if start_s < 0 or (duration_s is not None and duration_s <= 0):
         raise InputError(f"Cannot read {duration_s} s of {path} from {start_s} s: ask for a positive part of it.")
     if sampling_rate is not None and sampling_rate <= 0:
@@ -110,7 +111,7 @@ def audio_seconds(path: str | Path) -> float:
     Raises:
         BrokenAudioError: The header shows that the file cannot be used.
     """
-    with _open(Path(path)) as (file, frames):
+    with _open(as_path(path)) as (file, frames):
         return frames / float(file.samplerate)
 
 
@@ -120,7 +121,7 @@ def inspect_audio(path: str | Path) -> AudioFacts:
     Raises:
         BrokenAudioError: The file is missing or broken anywhere.
     """
-    path = Path(path)
+    path = as_path(path)
     samples, peak, clipped = 0, 0.0, 0
     with _open(path) as (file, frames):
         for block in _blocks(file, path, 0, frames):
@@ -256,7 +257,7 @@ def _open(path: Path) -> Iterator[tuple[soundfile.SoundFile, int]]:
     if fault:
         raise _broken(path, *fault)
     try:
-        file = soundfile.SoundFile(path)
+        file = soundfile.SoundFile(openable(path))
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw file
         raise _broken(path, *_why_unreadable(path, error)) from None
     with file:

@@ -22,6 +22,7 @@ from latentdiff.config import Framing
 from latentdiff.errors import InputError
 from latentdiff.media.files import BrokenMediaError, write_whole
 from latentdiff.media.headers import first_bytes_fault
+from latentdiff.media.packed import as_path, openable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +70,7 @@ def read_image(path: str | Path, framing: Framing, place: float = 0.5) -> np.nda
     Raises:
         BrokenImageError: The file is missing or broken.
     """
-    path = Path(path)
+    path = as_path(path)
     height, width = framing.size
     with _open(path) as image:
         # A JPEG can be decoded at a half, a quarter or an eighth of its size: 12 megapixels in a tenth of the time.
@@ -87,7 +88,7 @@ def inspect_image(path: str | Path) -> ImageFacts:
     Raises:
         BrokenImageError: The file is missing or broken, or of a mode that has no 8-bit meaning.
     """
-    path = Path(path)
+    path = as_path(path)
     with _open(path) as image:
         # The second picture of an MPO (what phones call JPEG) is a preview or a depth map, no frame.
         mode, frames = image.mode, 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
@@ -197,7 +198,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
             raise _broken(path, *fault)
         with warnings.catch_warnings():  # Pillow warns from 89 million pixels on of what is refused below
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = Image.open(openable(path))
     except UnidentifiedImageError:
         raise _broken(path, "unreadable", "no picture format that Pillow knows") from None
     except Image.DecompressionBombError as error:

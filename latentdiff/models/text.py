@@ -5,6 +5,7 @@ Shapes: B batch, N tokens, D width of the T5 encoder, P width of the CLAP projec
 
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +53,9 @@ class Conditioning:
             "encoder_hidden_states": self.tokens,
             "encoder_attention_mask": self.mask,
             "class_labels": self.pooled,
-            "timestep_cond": self.guidance,
         }
+        if self.guidance is not None:
+            arguments["timestep_cond"] = self.guidance
         if self.tokens_1 is not None:
             arguments |= {"encoder_hidden_states_1": self.tokens_1, "encoder_attention_mask_1": self.mask_1}
         return arguments
@@ -75,7 +77,7 @@ class Conditioning:
         return Conditioning(*(None if part is None else change(part) for part in parts))
 
 
-def new_tokenizer(captions: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+def new_tokenizer(captions: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """A lower-casing unigram tokenizer with T5's special tokens, learnt from captions.
 
     Every letter of the alphabet is a piece, so that no English word is unknown.

@@ -89,6 +89,10 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
         return target
 
+    def any(self) -> bool:
+        """Whether there is one, whole or not."""
+        return bool(_steps(self.folder))
+
     def load_newest(self) -> int:
         """Load the newest checkpoint that is whole, the same in all processes.
 

@@ -31,6 +31,6 @@ def claimed(folder: Path) -> Iterator[None]:
                 yield
                 return
             raise InputError(
-                f"another process is training into {folder}; wait until it has ended, or name another output."
+                f"another process is writing into {folder}; wait until it has ended, or name another output."
             ) from error
         yield

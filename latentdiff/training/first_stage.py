@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from latentdiff.config import AnyData, AudioData, DiffusionRecipe, Framing
-from latentdiff.data.folder import Row
-from latentdiff.data.latents import LatentItems, encode_rows
+from latentdiff.data.latents import LatentItems
+from latentdiff.data.stored_rows import StoredRows
 from latentdiff.errors import InputError
 from latentdiff.media.image import from_x
 from latentdiff.media.mel import MelConfig, require_same_mel, resolve_mel
@@ -16,6 +16,7 @@ from latentdiff.models.autoencoder import Autoencoder, compression, decode, post
 from latentdiff.models.loading import load_autoencoder, load_vocoder, weights_hash
 from latentdiff.models.vocoder import imposed_iterations, vocoder_mel, voice
 from latentdiff.pipelines.base import LatentDiffusionPipeline
+from latentdiff.training.caches import Caches
 from latentdiff.training.modality import Modality, Pictures, Sounds
 
 
@@ -33,12 +34,12 @@ class FirstStage:
         self.modality, self.vae, self.source, self.device = modality, vae, source, device
         self.factor = compression(vae) if vae is not None else 1
 
-    def latents(self, rows: list[Row], cache: Path) -> LatentItems:
+    def latents(self, split: str, rows: StoredRows, caches: Caches) -> LatentItems:
         """Scaled latents of the rows' crops: unit variance is what the noise schedule assumes."""
-        key: dict[str, Any] = {"vae": weights_hash(self.source) if self.source else None}
+        key: dict[str, Any] = {"vae": weights_hash(self.source) if self.source else "none"}
         if "mel" in self.modality.definition:  # how pictures are framed is among the facts of the items
             key["mel"] = self.modality.definition["mel"]
-        return encode_rows(self.modality.items(rows, self.factor), self._encode, cache, key, self.device)
+        return caches.latents(split, rows, self.modality.items(rows, self.factor), self._encode, key, self.device)
 
     def _encode(self, media: Tensor) -> tuple[Tensor, Tensor]:
         x = self.modality.to_x(media)
@@ -60,7 +61,7 @@ class FirstStage:
         if self.vae is None:
             return []
         warnings = []
-        deviation = float(latents.mean.std())
+        deviation = float(latents.mean[:: max(1, len(latents) // 1024)].std())
         if not 0.5 < deviation < 2.0:  # NaN too
             warnings.append(
                 f"latents have a standard deviation of {deviation:.3g}, the noise schedule assumes 1: is the VAE's "

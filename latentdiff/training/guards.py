@@ -3,7 +3,7 @@
 import re
 from typing import TYPE_CHECKING, Any
 
-from latentdiff.config import AnyRecipe
+from latentdiff.config import AnyRecipe, ImageData
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -11,6 +11,14 @@ if TYPE_CHECKING:
 _MEMORY = ("out of memory", "can't allocate memory")
 _WORKER = re.compile(r"DataLoader worker \(pid.*")
 _HANG = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer", "pair closure", "Broken pipe")
+_WIDTHS = {
+    "vae": "autoencoder",
+    "vocoder": "generator.upsample_initial_channel",
+    "clap": "model.audio_width",
+    "diffusion": "unet.block_out_channels",
+    "judge": "width",
+}
+"""What makes the network of a stage smaller."""
 _CAUGHT = "in DataLoader worker process"
 
 
@@ -20,6 +28,10 @@ class TrainingError(RuntimeError):
 
 class NonFiniteError(TrainingError):
     """A loss or gradient is not finite; nothing was changed by that step."""
+
+
+class TooLargeError(RuntimeError):
+    """A step did not fit into the memory; nothing of it is kept."""
 
 
 class Finite:
@@ -60,7 +72,7 @@ class Finite:
 def explain(error: BaseException, config: AnyRecipe | None) -> str | None:
     """One sentence about an error of a library that is no defect of ours, or None."""
     text, train = str(error), config.train if config else None
-    if isinstance(error, MemoryError) or any(words in text for words in _MEMORY):
+    if is_out_of_memory(error):
         return _out_of_memory(text, config)
     if (found := _WORKER.search(text)) and _CAUGHT not in text:
         return (
@@ -77,6 +89,22 @@ def explain(error: BaseException, config: AnyRecipe | None) -> str | None:
     return None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any library on any device says that."""
+    return isinstance(error, MemoryError | TooLargeError) or any(words in str(error) for words in _MEMORY)
+
+
+def with_smaller_batches(config: AnyRecipe) -> AnyRecipe | None:
+    """The same items a step, at most half as many at once; None where one at a time is too many already."""
+    size = config.train.batch_size
+    if size == 1:
+        return None
+    smaller = max(part for part in range(1, size // 2 + 1) if size % part == 0)
+    shares = config.train.gradient_accumulation * size // smaller
+    train = config.train.model_copy(update={"batch_size": smaller, "gradient_accumulation": shares})
+    return config.model_copy(update={"train": train})
+
+
 def innermost(error: BaseException) -> str:
     """An error's message, without the traceback that a data worker wraps around it."""
     text = str(error)
@@ -84,16 +112,23 @@ def innermost(error: BaseException) -> str:
 
 
 def _out_of_memory(text: str, config: AnyRecipe | None) -> str:
+    """With the three settings that help most, of those that this configuration has left."""
     said = text.strip().splitlines()[0] if text else "MemoryError"
     if config is None:
         return f"out of memory: {said}"
     train, ways = config.train, []
-    if train.batch_size > 1:
-        half, shares = train.batch_size // 2, train.gradient_accumulation * 2
-        same = "the same items a step" if train.batch_size % 2 == 0 else "almost as many items a step"
-        ways.append(f"train.batch_size={half} with train.gradient_accumulation={shares} (half at a time, {same})")
+    if smaller := with_smaller_batches(config):
+        sizes = smaller.train
+        ways.append(
+            f"train.batch_size={sizes.batch_size} with train.gradient_accumulation={sizes.gradient_accumulation} "
+            "(fewer at a time, the same items a step)"
+        )
     if train.mixed_precision == "no":
         ways.append("train.mixed_precision=bf16")
-    if len(ways) < 2:
-        ways.append("shorter or smaller items, or a smaller network")
-    return f"out of memory ({said}). What helps most: {'; '.join(ways)}. What was trained is in the newest checkpoint."
+    ways.append("data.size, smaller pictures" if isinstance(config.data, ImageData) else "data.seconds, shorter items")
+    ways.append(f"{_WIDTHS[config.stage]}, a smaller network")
+    if train.ema_decay:
+        ways.append("train.ema_decay=0, no second copy of the weights")
+    return (
+        f"out of memory ({said}). What helps most: {'; '.join(ways[:3])}. What was trained is in the newest checkpoint."
+    )

@@ -1,14 +1,15 @@
 """From the command line to the loop: configuration, signals, recipe, and exit codes."""
 
 import argparse
+import gc
 import logging
 import sys
 from pathlib import Path
 
-from latentdiff.config import load_config
+from latentdiff.config import AnyRecipe, load_config
 from latentdiff.doctor import check_torch_pair
 from latentdiff.errors import InputError
-from latentdiff.training.guards import TrainingError, explain, innermost
+from latentdiff.training.guards import TooLargeError, TrainingError, explain, innermost, with_smaller_batches
 from latentdiff.training.signals import Stopped, StopSignals, end_with_launcher
 
 
@@ -33,11 +34,8 @@ def main(arguments: list[str]) -> int:
         with StopSignals() as stop:
             config = load_config(parsed.config, parsed.overrides)
             check_torch_pair()
-            # Heavy imports only after the configuration has been found good.
-            from latentdiff.training.loop import Trainer
-            from latentdiff.training.recipes import RECIPES
-
-            Trainer(config, RECIPES[config.stage], stop).run()
+            while smaller := _train(config, stop):
+                config = smaller
     except Stopped as stopped:
         return _say(f"{stopped}; the same command goes on", stopped.exit_code)
     except InputError as error:
@@ -49,6 +47,35 @@ def main(arguments: list[str]) -> int:
             raise
         return _say(sentence, 1)
     return 0
+
+
+def _train(config: AnyRecipe, stop: StopSignals) -> AnyRecipe | None:
+    """Train to the end; or, out of memory, give the configuration with which to try again from the newest checkpoint.
+
+    A function of its own, so that nothing of the failed attempt is kept by the next one.
+    """
+    # Heavy imports only after the configuration has been found good.
+    import torch
+
+    from latentdiff.training.loop import Trainer
+    from latentdiff.training.recipes import RECIPES
+
+    try:
+        Trainer(config, RECIPES[config.stage], stop).run()
+        return None
+    except TooLargeError as error:
+        if (smaller := with_smaller_batches(config)) is None:
+            raise
+        sizes = (config.train.batch_size, smaller.train.batch_size, smaller.train.gradient_accumulation)
+        logging.warning(
+            "out of memory with train.batch_size=%d (%s): going on with train.batch_size=%d and "
+            "train.gradient_accumulation=%d, the same items a step",
+            sizes[0], str(error).splitlines()[0], *sizes[1:],
+        )  # fmt: skip
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.memory.empty_cache()
+    return smaller
 
 
 def _say(sentence: str, code: int) -> int:

@@ -25,9 +25,10 @@ from latentdiff.config import AnyRecipe, save_config
 from latentdiff.data.items import GlobalBatches
 from latentdiff.training.averages import Averages
 from latentdiff.training.batches import micro_batches, share_out
+from latentdiff.training.changes import review_changes
 from latentdiff.training.checkpoint import Checkpoints
 from latentdiff.training.claim import claimed
-from latentdiff.training.guards import Finite
+from latentdiff.training.guards import Finite, TooLargeError, is_out_of_memory
 from latentdiff.training.placing import put_in_place, put_in_place_each
 from latentdiff.training.recipe import Losses, Recipe, Step
 from latentdiff.training.signals import Stopped, StopSignals
@@ -90,6 +91,8 @@ class Trainer:
             if self.accelerator.is_main_process:
                 self.config.output.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(claimed(self.config.output))
+                if self.checkpoints.any():
+                    review_changes(self.config, self.config.output / "config.yaml")
                 save_config(self.config, self.config.output / "config.yaml")
             self.accelerator.init_trackers(self.config.stage)
             stack.callback(self.accelerator.end_training)
@@ -118,13 +121,24 @@ class Trainer:
                     raise Stopped(number)
                 if self.step >= train.max_steps:
                     return
-                terms = self._train_step(batches)
+                with self._shrinkable():
+                    terms = self._train_step(batches)
                 self.step += 1
                 bar.update()
                 if self.step % train.log_every == 0:
                     self._log(terms, bar)
                 if self._is_due(train.checkpoint_every):
                     self._save()
+
+    @contextlib.contextmanager
+    def _shrinkable(self) -> Iterator[None]:
+        """Out of memory in here is a `TooLargeError`, if there is no other process that would wait for this one."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if self.accelerator.num_processes == 1 and is_out_of_memory(error):
+                raise TooLargeError(str(error) or "MemoryError") from error
+            raise
 
     def _is_due(self, every: int) -> bool:
         return self.step > 0 and (self.step % every == 0 or self.step == self.config.train.max_steps)
@@ -261,7 +275,8 @@ class Trainer:
         steps = self.config.train.overfit_check_steps
         if not steps:
             return
-        first, last = overfit_one_batch(self, steps)
+        with self._shrinkable():
+            first, last = overfit_one_batch(self, steps)
         verdict = "falls" if last < first else "does NOT fall: the run is broken or optimizer.lr is far off"
         (logger.info if last < first else logger.warning)(
             "one-batch overfit check, %d steps: loss %.4g -> %.4g, %s", steps, first, last, verdict

@@ -4,6 +4,7 @@ Shapes: media (B, samples) in [-1, 1] or (B, C, H, W) in 0 to 255; x (B, C, H, W
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Modality(ABC):
         """One of x, which carries the definition."""
 
     @abstractmethod
-    def items(self, rows: list[Row], factor: int) -> MediaItems:
+    def items(self, rows: Sequence[Row], factor: int) -> MediaItems:
         """The rows as media whose x a VAE of this compression divides.
 
         Raises:
@@ -74,7 +75,7 @@ class Sounds(Modality):
     def new_autoencoder(self, config: AutoencoderConfig) -> Autoencoder:
         return build_autoencoder(config, self.channels, self.mel.config)
 
-    def items(self, rows: list[Row], factor: int) -> WaveItems:
+    def items(self, rows: Sequence[Row], factor: int) -> WaveItems:
         rate, hop = self.mel.config.sampling_rate, self.mel.config.hop_length
         frames = int(self.seconds * rate) // hop // factor * factor
         if frames == 0:
@@ -108,7 +109,7 @@ class Pictures(Modality):
     def new_autoencoder(self, config: AutoencoderConfig) -> Autoencoder:
         return build_autoencoder(config, self.channels, mel=None, image=self.framing)
 
-    def items(self, rows: list[Row], factor: int) -> PictureItems:
+    def items(self, rows: Sequence[Row], factor: int) -> PictureItems:
         if any(side % factor for side in self.framing.size):
             below, above = ([side // factor * factor + more for side in self.framing.size] for more in (0, factor))
             raise InputError(

@@ -48,9 +48,7 @@ def all_silent(made: Path, real: Path) -> list[str]:
 
 
 def some_silent(made: Path, real: Path) -> list[str]:
-    for number in range(11):
-        replaced(made, number, np.zeros(RATE // 2))
-    return []
+    return replaced(made, 2, np.zeros(RATE // 2))  # which is among the half that is asked for
 
 
 def some_pair(made: Path, real: Path) -> list[str]:
@@ -71,7 +69,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "one real sample": (one_sample, "at least 4"),
     "one made sample": (one_made, "at least 2"),
     "mixed rates": (lambda made, real: replaced(real, 2, np.full(4000, 0.1), 8000), "mix sampling rates"),
-    "a silent file": (some_silent, "files of the generated media are silent, the first is"),
+    "a silent file": (some_silent, "1 of 6 files of the generated media are silent, the first is"),
     "a clipped file": (lambda made, real: replaced(real, 2, np.ones(8000)), "clipped"),
     "all silent": (all_silent, "files of the generated media are silent; no figure"),
     "a broken file": (cut, "clip-5.wav"),

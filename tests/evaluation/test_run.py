@@ -50,12 +50,15 @@ def test_every_figure_carries_what_made_it(evaluated: tuple[list[str], Path]) ->
         assert low <= high and figure["count"] > 0 and figure["seed"] == 7
         assert figure["caption_rule"] == "the first wording of each file" and "soxr" in figure["resampler"]
         assert len(figure["test_list"]) == len(figure["reference_list"]) == 64
-        if figure["metric"] != "round_trip":
+        if figure["metric"] not in MODEL_METRICS:
             assert len(figure["extractor_hash"]) == 64 and figure["sampling_rate"] == 16000
-        if figure["metric"] not in ("round_trip", "kl"):  # so few real media may have no two of the same names
+        if figure["metric"] not in (*MODEL_METRICS, "kl"):  # so few real media may have no two of the same names
             assert figure["floor"]["interval"][0] <= figure["floor"]["interval"][1]
     assert found["judge accuracy"]["floor"]["value"] > 0.7  # the judge knows real renders
     assert found["round trip log-mel L1"]["value"] < 1
+    (total,) = [one for name, one in found.items() if name.startswith("nll bits/dim in latent space")]
+    terms = sum(found[f"nll {term}"]["value"] for term in ("L_T", "L_t-1", "L_0"))
+    assert total["value"] == pytest.approx(terms) and total["interval"][0] < total["value"]
     (left_out,) = [one for one in report["left_out"] if one["metric"] == "frechet"]
     assert "at least 641" in left_out["reason"]
 
@@ -131,3 +134,21 @@ def test_paired_by_name(sounds: Path, tmp_path: Path) -> None:
     found = figures_of(tmp_path / "out")
     assert found["KL"]["value"] == 0 and found["KL"]["count"] == 10 and found["KL"]["floor"]["value"] > 0
     assert found["nearest p5"]["value"] == found["nearest p5"]["floor"]["value"] > 0
+
+
+@pytest.mark.parametrize("count", [18, 10])
+def test_a_figure_and_its_floor_are_of_one_count(count: int, sounds: Path, tiny_clap: Path, tmp_path: Path) -> None:
+    """Fewer media than real ones: the floor is taken of as many, and where these are too few, it is said."""
+    made = write_sounds(tmp_path / "made", count, 1, "other")
+    (made / "metadata.jsonl").unlink()
+    reference = write_sounds(tmp_path / "reference", 20, 2)
+    command = ["evaluate", str(made), "--data", str(sounds), "--reference", str(reference), "--bootstrap", "20"]
+    command += ["--extractor", str(tiny_clap), "-o", str(tmp_path / "out")]
+    assert main(command) == 0
+    found = figures_of(tmp_path / "out")
+    assert found["KID"]["count"] == found["KID"]["floor"]["count"] == count
+    if count > 16:
+        assert found["FAD"]["count"] == found["FAD"]["floor"]["count"] == count
+    else:
+        reasons = [one["reason"] for one in report_of(tmp_path / "out")["left_out"] if one["metric"] == "frechet"]
+        assert "FAD" not in found and "at least 17 media to judge and there are 10" in reasons[0]

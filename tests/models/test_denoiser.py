@@ -1,12 +1,15 @@
 """The denoiser: which conditioning it hears, and that all of it can learn."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from latentdiff.config import UNetConfig
+from latentdiff.config import PlainUNetConfig, UNetConfig
 from latentdiff.errors import InputError
-from latentdiff.models.denoiser import new_denoiser
+from latentdiff.models.denoiser import FourierUNet, new_denoiser, predict
 from latentdiff.models.text import Conditioning
 
 SIZES = UNetConfig(block_out_channels=(8, 16), attention=(False, True), attention_heads=2, norm_num_groups=4)
@@ -107,3 +110,51 @@ def test_lists_of_different_length_are_refused() -> None:
     sizes = SIZES.model_copy(update={"attention": (True,)})
     with pytest.raises(InputError, match=r"unet\.attention has 1 .*unet\.block_out_channels 2"):
         new_denoiser(sizes, CHANNELS, WIDTH, None)
+
+
+PLAIN = PlainUNetConfig(
+    kind="plain", block_out_channels=(8, 16), layers_per_block=1, attention=(False, True), norm_num_groups=4
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"time_shift": "scale_shift", "head_width": 8}, {"resample": "resnet", "time_width": 24}, {"dropout": 0.5},
+     {"fourier_features": True}],
+    ids=["ddpm", "improved ddpm", "edm", "dropout", "vdm"],
+)  # fmt: skip
+@pytest.mark.parametrize("output_channels", [1, 2])
+def test_plain_kinds_begin_at_zero_and_learn(change: dict[str, Any], output_channels: int) -> None:
+    """Nothing comes out at first (with Fourier features: the input itself), and every parameter has its turn."""
+    torch.manual_seed(0)
+    unet = new_denoiser(PLAIN.model_copy(update=change), CHANNELS, None, None, output_channels=output_channels)
+    z_t, t = latents()
+    first = predict(unet, z_t, t, Conditioning())
+    assert first.shape == (2, output_channels * CHANNELS, 8, 4)
+    assert torch.equal(first[:, :CHANNELS], z_t if change.get("fourier_features") else torch.zeros_like(z_t))
+    assert not first[:, CHANNELS:].any()
+    for parameter in unet.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    predict(unet, z_t, t, Conditioning()).square().sum().backward()
+    for name, parameter in unet.named_parameters():
+        assert parameter.grad is not None and float(parameter.grad.abs().max()) > 0, name
+    later = predict(unet.eval(), z_t, t + 5, Conditioning())
+    assert (later - predict(unet, z_t, t, Conditioning())).abs().max() > 1e-4
+
+
+def test_fourier_features_show_what_is_too_fine_to_see(tmp_path: Path) -> None:
+    """1/256, about half a grey level, is a quarter of a turn of sin(2^7 pi z) and half of one of sin(2^8 pi z)."""
+    torch.manual_seed(0)
+    unet = new_denoiser(PLAIN.model_copy(update={"fourier_features": True}), 1, None, None)
+    assert isinstance(unet, FourierUNet)
+    seen: list[Tensor] = []
+    unet.unet.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    z_t = torch.tensor([0.0, 1 / 256]).reshape(2, 1, 1, 1).expand(2, 1, 8, 4)
+    predict(unet, z_t, torch.tensor([0, 0]), Conditioning())
+    (features,) = seen
+    assert torch.allclose(features[0, :, 0, 0], torch.tensor([0.0, 0, 0, 1, 1]))
+    assert torch.allclose(features[1, :, 0, 0], torch.tensor([1 / 256, 1, 0, 0, -1]), atol=1e-4)
+    unet.save_pretrained(tmp_path)
+    again = FourierUNet.from_pretrained(tmp_path).eval()
+    assert again.config.in_channels == 1
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in unet.state_dict().items())

@@ -113,10 +113,30 @@ def lengthen(moment: str, wait: Callable[[], object]) -> None:
     elif moment == "validation":
         for recipe in RECIPES.values():
             recipe.validate = lambda recipe, folder: (wait(), {})[1]
+    elif moment == "memory":  # there is room for two items, from some step on
+        loop.Trainer._train_step = refusing(loop.Trainer._train_step)
     else:
         assert moment == "save"
         save = Accelerator.save_state
         Accelerator.save_state = lambda accelerator, folder: (save(accelerator, folder), wait())
+
+
+def refusing(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step that runs out of memory in its last phase, when the ones before have moved already."""
+    import torch
+
+    from latentdiff.training.recipes.vae import VAETraining
+
+    losses = VAETraining.losses
+
+    def refused(recipe: Any, batch: Any, at: Any) -> Iterator[Any]:
+        for phase, terms in losses(recipe, batch, at):
+            if phase == "vae" and at.number >= 4 and len(batch["row"]) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            yield phase, terms
+
+    VAETraining.losses = refused
+    return step
 
 
 def reached(log: Path) -> Path:

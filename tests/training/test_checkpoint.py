@@ -1,9 +1,11 @@
 """Checkpoints: whole or not there, newest whole one wins, foreign files are left alone, disks may fill up."""
 
+import contextlib
 import copy
 import json
 import logging
 import os
+import pickle
 import re
 import resource
 import shutil
@@ -93,6 +95,33 @@ def test_weights_are_safetensors_and_nothing_is_an_unchecked_pickle(tmp_path: Pa
         "manifest.json",
     }  # fmt: skip
     assert load_file(tmp_path / "step-00000001" / "ema.safetensors")["0"].shape == (2, 3)
+
+
+class Payload:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("name", ["optimizer.bin", "random_states_0.pkl"])
+def test_a_pickle_with_code_in_it_is_not_run(name: str, tmp_path: Path) -> None:
+    """Somebody else's checkpoint, with a manifest that fits it."""
+    saved(tmp_path / "run", 1)
+    folder, sentinel = tmp_path / "run" / "step-00000001", tmp_path / "sentinel"
+    torch.save({"state": Payload(f"touch {sentinel}"), "step": 1}, folder / name)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": checkpoint._sha256(folder / name)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert find_fault(folder) is None
+    with contextlib.suppress(Exception):
+        Run(tmp_path / "run").checkpoints.load_newest()
+    assert not sentinel.exists()
+    pickle.loads(pickle.dumps(Payload(f"touch {sentinel}")))
+    assert sentinel.exists()  # it would have done so
 
 
 def test_nothing_there_is_step_zero(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What stops a run is one sentence that says where to look and what to set; silence stops nothing."""
 
 import fcntl
+import json
 import os
 import re
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from latentdiff.config import AnyRecipe, save_config
 from latentdiff.errors import InputError
@@ -20,6 +22,7 @@ from latentdiff.training.loop import LEAST_SCALE, Trainer, seeded_generator, wei
 from latentdiff.training.recipe import Step
 from latentdiff.training.recipes import RECIPES
 from latentdiff.training.recipes.vae import VAETraining
+from tests.training.child import children
 from tests.training.conftest import debug_config, diffusion_parts
 
 
@@ -117,9 +120,9 @@ def test_out_of_memory_says_what_to_set(
     """A real one: the allocator of the CPU refuses a petabyte."""
     poison(monkeypatch, lambda recipe, batch, step: torch.empty(10**15))
     assert launched(debug_config("vae", tones, tmp_path / "run"), tmp_path) == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert "train.batch_size=2 with train.gradient_accumulation=2" in said
-    assert "train.mixed_precision=bf16" in said and "can't allocate memory" in said
+    said = capsys.readouterr().err.splitlines()[-1]  # when one item at a time was too much too
+    for words in ("can't allocate memory", "train.mixed_precision=bf16", "data.seconds", "autoencoder"):
+        assert words in said
 
 
 @pytest.mark.parametrize(
@@ -133,7 +136,52 @@ def test_out_of_memory_says_what_to_set(
 def test_every_kind_of_out_of_memory_is_known(error: Exception, tones: Path, tmp_path: Path) -> None:
     config = debug_config("vae", tones, tmp_path, "train.batch_size=1", "train.mixed_precision=bf16")
     said = explain(error, config)
-    assert said and said.startswith("out of memory (") and "smaller network" in said and "batch_size" not in said
+    assert said and said.startswith("out of memory (") and "batch_size" not in said
+    for words in ("data.seconds", "a smaller network", "train.ema_decay=0"):
+        assert words in said
+
+
+@pytest.mark.parametrize("stage", ["vae", "vocoder", "clap", "diffusion", "judge"])
+def test_the_settings_proposed_exist(stage: str, tones: Path, tmp_path: Path) -> None:
+    config = debug_config(stage, tones, tmp_path)
+    said = explain(MemoryError(), config) or ""
+    assert said.count(";") == 2 or config.train.batch_size == 1
+    for key in re.findall(r"(?:train|data|unet|generator|model)\.\w+|autoencoder|width", said):
+        section: Any = config
+        for part in key.split("."):
+            section = getattr(section, part)
+
+
+def test_a_step_that_does_not_fit_is_shared_out_smaller(tones: Path, tmp_path: Path) -> None:
+    """In a process of its own, in the middle of a step of which one phase had moved its network already.
+
+    It goes on from the checkpoint before, with the same items a step: as a run does that was stopped there and told.
+    """
+
+    def config(name: str, *overrides: str) -> AnyRecipe:
+        return debug_config("vae", tones, tmp_path / name, "optimizer.schedule=constant", *overrides)
+
+    with children() as start:
+        tight = start(config("tight"), tmp_path / "tight.log", "memory")
+        told = start(config("told", "train.max_steps=3", "train.validate_every=100"), tmp_path / "told.log")
+        told.join(200)
+        halves = ("train.batch_size=2", "train.gradient_accumulation=2")
+        told = start(config("told", *halves), tmp_path / "told.log")
+        for process in (tight, told):
+            process.join(200)
+    said = (tmp_path / "tight.log").read_text()
+    assert tight.exitcode == told.exitcode == 0, said
+    assert "out of memory with train.batch_size=4 (CUDA out of memory." in said
+    assert "going on with train.batch_size=2 and train.gradient_accumulation=2" in said
+    lines = [json.loads(line) for line in (tmp_path / "tight.rows").read_text().splitlines()]
+    assert [(step, len(rows)) for step, rows in lines] == [(s, 4) for s in range(5)] + [
+        (s, 2) for s in (3, 4, 5) for _ in range(2)
+    ]
+    assert sorted(lines[3][1]) == sorted(lines[5][1] + lines[6][1])  # step 3 once more: the same items
+    last = "checkpoints/step-00000006"
+    for name in ("model.safetensors", "model_1.safetensors", "ema.safetensors"):
+        one, other = (load_file(tmp_path / run / last / name) for run in ("tight", "told"))
+        assert all(torch.equal(one[key], other[key]) for key in one), name
 
 
 def test_half_the_micro_batch_is_the_same_global_batch(tones: Path, tmp_path: Path) -> None:
@@ -209,7 +257,7 @@ def test_only_one_run_at_a_time_writes_into_a_folder(
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
-    assert "another process is training into" in capsys.readouterr().err
+    assert "another process is writing into" in capsys.readouterr().err
     assert launched(debug_config("vae", tones, output, "train.max_steps=1"), tmp_path) == 0  # its end set it free
 
 

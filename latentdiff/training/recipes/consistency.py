@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from latentdiff.config import ConsistencyRecipe, DistillationConfig, ImageData
-from latentdiff.data.items import split_usable
 from latentdiff.data.latents import LatentItems
 from latentdiff.diffusion.consistency import (
     ConsistencyObjective,
@@ -26,6 +25,7 @@ from latentdiff.diffusion.samplers import make_scheduler
 from latentdiff.errors import InputError
 from latentdiff.models.text import Conditioning
 from latentdiff.pipelines.base import LatentDiffusionPipeline
+from latentdiff.training.caches import SPLITS, Caches
 from latentdiff.training.first_stage import first_stage_of
 from latentdiff.training.recipe import Losses, Recipe, Step
 from latentdiff.training.teacher import consistency_form, load_teacher, new_student
@@ -49,9 +49,10 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
         self.teacher, folder = load_teacher(config.teacher, config.data, device)
         self.form = consistency_form(self.teacher, config.method.intervals)
         self.first_stage = first_stage_of(self.teacher, folder, config.data, device)
-        rows, held_out = split_usable(config.data)
-        self.latents = self.first_stage.latents(rows, config.output / "latents")
-        self.held_out = self.first_stage.latents(held_out, config.output / "latents")
+        caches = Caches(config.data, config.output / "latents", captioned=True, make=True)
+        self.latents, self.held_out = (
+            self.first_stage.latents(split, rows, caches) for split, rows in zip(SPLITS, caches.rows(), strict=True)
+        )
         self._check_fit()
         self.distilled = isinstance(config.method, DistillationConfig)
         pairs: Literal["uniform", "lognormal"] = "uniform" if self.distilled else "lognormal"

@@ -1,9 +1,10 @@
 """Stage ``diffusion``: the denoiser eps_theta(z_t, t, tau) on cached latents, with its text encoder if that is new."""
 
 import contextlib
+import dataclasses
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from latentdiff.config import DiffusionRecipe, ImageData, NewTextEncoder
 from latentdiff.data.balance import Repeated, balanced
-from latentdiff.data.items import WaveItems, split_usable
+from latentdiff.data.items import WaveItems
+from latentdiff.data.latents import Prompts
+from latentdiff.data.stored_rows import StoredRows
 from latentdiff.diffusion.importance import ImportanceSampled
 from latentdiff.diffusion.learned_schedule import LearnedSchedule
 from latentdiff.diffusion.samplers import make_scheduler
@@ -37,6 +40,7 @@ from latentdiff.models.text import (
 from latentdiff.pipelines.base import LatentDiffusionPipeline
 from latentdiff.pipelines.text_to_audio import TextToAudioPipeline
 from latentdiff.pipelines.text_to_image import TextToImagePipeline
+from latentdiff.training.caches import SPLITS, Caches
 from latentdiff.training.first_stage import SoundStage, first_stage
 from latentdiff.training.objective import learned_schedule_of, new_objective, process_of, with_drawn_times
 from latentdiff.training.recipe import Losses, Recipe, Step
@@ -45,15 +49,19 @@ from latentdiff.training.recipe import Losses, Recipe, Step
 class ConditionedDenoiser(nn.Module):
     """Text encoder and U-Net in one forward pass, so that both can learn from the one loss.
 
-    A noise schedule that learns from it too is a part of this, although the objective calls it: whatever distributes,
-    averages and saves the network then does so with it.
+    A noise schedule that learns from it too, and what importance sampling remembers, are parts of this, although the
+    objective calls them: whatever distributes, averages and saves the network then does so with them.
     """
 
     def __init__(
-        self, unet: Denoiser, text_encoder: T5EncoderModel | None, schedule: LearnedSchedule | None = None
+        self,
+        unet: Denoiser,
+        text_encoder: T5EncoderModel | None,
+        schedule: LearnedSchedule | None = None,
+        times: ImportanceSampled | None = None,
     ) -> None:
         super().__init__()
-        self.unet, self.text_encoder, self.schedule = unet, text_encoder, schedule
+        self.unet, self.text_encoder, self.schedule, self.times = unet, text_encoder, schedule, times
 
     def train(self, mode: bool = True) -> "ConditionedDenoiser":
         """A published text encoder stays as it is: no dropout in what does not learn."""
@@ -62,12 +70,24 @@ class ConditionedDenoiser(nn.Module):
             self.text_encoder.eval()
         return self
 
-    def forward(self, z_t: Tensor, t: Tensor, ids: Tensor | None, mask: Tensor | None, pooled: Tensor | None) -> Tensor:
-        """The prediction (B, C, h, w), for token ids and mask (B, N) and pooled embedding (B, P)."""
+    def forward(
+        self,
+        z_t: Tensor,
+        t: Tensor,
+        ids: Tensor | None,
+        mask: Tensor | None,
+        pooled: Tensor | None,
+        tokens: Tensor | None = None,
+    ) -> Tensor:
+        """The prediction (B, C, h, w), for token ids or encoded tokens (B, N, D), mask (B, N) and pooled (B, P)."""
         tau = Conditioning(pooled=pooled)
         if self.text_encoder is not None:
-            assert ids is not None and mask is not None
-            tau = encode_tokens(self.text_encoder, ids, mask)
+            assert mask is not None
+            if tokens is None:
+                assert ids is not None
+                tau = encode_tokens(self.text_encoder, ids, mask)
+            else:
+                tau = Conditioning(tokens, mask)
             if pooled is not None:
                 tau = Conditioning(tau.tokens, tau.mask, pooled)
             elif self.unet.config.class_embed_type:
@@ -81,17 +101,28 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
     With caption dropout for guidance, or with no captions at all.
     """
 
+    fills_caches = False
+    """Whether it may encode into a folder that the configuration names."""
+
     def __init__(self, config: DiffusionRecipe, device: torch.device) -> None:
         super().__init__(config, device)
         self.first_stage = first_stage(config, device)
         self.prompted = config.conditioning == "prompt"
-        rows, held_out = split_usable(config.data, captioned=self.prompted)
+        caches = Caches(
+            config.data,
+            root=config.latents or config.output / "latents",
+            captioned=self.prompted,
+            make=self.fills_caches or config.latents is None,
+        )
+        rows = caches.rows()
         self.objective = new_objective(config)
         self.drawn = with_drawn_times(config, self.objective)
         self.scheduler()  # refuses a sampler that cannot run the objective's process
-        self.latents = self.first_stage.latents(rows, config.output / "latents")
-        self.held_out = self.first_stage.latents(held_out, config.output / "latents")
-        self._load_conditioning([caption for row in rows for caption in row.captions])
+        latents, self.held_out = (
+            self.first_stage.latents(split, part, caches) for split, part in zip(SPLITS, rows, strict=True)
+        )
+        self._load_conditioning(rows[0].all_captions())
+        self.latents = dataclasses.replace(latents, prompts=self._prompts(rows[0], caches))
         self.unet = new_denoiser(
             config.unet,
             latent_channels=self.latents.mean.shape[1],
@@ -104,14 +135,13 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
             for module in self.unet.modules():
                 if isinstance(module, Attention):
                     module.set_processor(AttnProcessor())
-        learned = learned_schedule_of(self.objective)
-        self.networks = {"denoiser": ConditionedDenoiser(self.unet, self.text_encoder, learned)}
-        if isinstance(self.drawn, ImportanceSampled):
-            self.networks["times"] = self.drawn  # has nothing to train, but a state to keep
+        times = self.drawn if isinstance(self.drawn, ImportanceSampled) else None
+        whole = ConditionedDenoiser(self.unet, self.text_encoder, learned_schedule_of(self.objective), times)
+        self.networks = {"denoiser": whole}
         self.phases, self.averaged = {"denoiser": ("denoiser",)}, ("denoiser",)
         self.weights = {"loss": 1.0}
 
-    def _load_conditioning(self, captions: list[str]) -> None:
+    def _load_conditioning(self, captions: Iterable[str]) -> None:
         """Text encoder (new and trained, or published and frozen) and CLAP (always frozen)."""
         source = self.config.text_encoder
         self.text_encoder, self.tokenizer, self.clap, self.clap_tokenizer, self.clap_features = (None,) * 5
@@ -139,7 +169,7 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
             raise InputError("pooled_tokens is true, but text_encoder is null: there are no tokens.")
         return int(self.text_encoder.config.d_model)
 
-    def _own_tokenizer(self, captions: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    def _own_tokenizer(self, captions: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
         """Learnt once a run: a resumed run must read its embeddings by the same ids."""
         folder = self.config.output / "tokenizer"
         if not (folder / "tokenizer.json").is_file():
@@ -154,29 +184,69 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
     def items(self) -> Dataset[dict[str, Any]]:
         if self.config.balance is None:
             return self.latents
-        owners = [self.latents.rows[int(row)] for row in self.latents.owner]
+        owners = [self.latents.rows[int(row)] for row in self.latents.owner[:]]
         return Repeated(self.latents, balanced(owners, self.config.balance))
 
-    def predict(self, z_t: Tensor, t: Tensor, captions: list[str], rows: list[int]) -> Tensor:
-        """The network's prediction for z_t (B, C, h, w) at t (B,) under captions; ``rows`` are their media."""
-        ids = mask = pooled = None
-        if self.tokenizer is not None:
-            ids, mask = (part.to(self.device) for part in tokenize(self.tokenizer, captions))
-        if self.clap is not None:
-            pooled = self._pooled(captions, rows)
-        return self.networks["denoiser"](z_t, t, ids, mask, pooled)
+    def _prompts(self, rows: StoredRows, caches: Caches) -> Prompts:
+        """What the frozen parts make of the captions, and CLAP of the sounds if it is asked for, from the cache."""
+        frozen = isinstance(self.config.text_encoder, str) or self.clap is not None
+        embed = self._embed if frozen else None
+        sounds, features = None, self.clap_features
+        if features is not None and self.config.clap_condition == "audio":
+            sounds = WaveItems(rows, features.sampling_rate, features.nb_max_samples)
+        sources = {"text_encoder": self.config.text_encoder, "clap": self.config.clap}
+        return caches.prompts(rows, sources, embed, sounds, self._hear)
 
     @torch.no_grad()
-    def _pooled(self, captions: list[str], rows: list[int]) -> Tensor:
-        """CLAP embedding (B, P) of the caption; in training, if so asked, of the sound unless its caption dropped."""
-        assert self.clap is not None and self.clap_tokenizer is not None and self.clap_features is not None
-        text = embed_text(self.clap, *tokenize(self.clap_tokenizer, captions))
-        if self.config.clap_condition == "text" or not self.networks["denoiser"].training:
-            return text
-        waves = WaveItems(self.latents.rows, self.clap_features.sampling_rate, self.clap_features.nb_max_samples)
-        heard = embed_audio(self.clap, audio_features(self.clap_features, [waves.crop(waves.rows[r]) for r in rows]))
-        kept = torch.tensor([bool(caption) for caption in captions], device=text.device)
-        return torch.where(kept[:, None], heard, text)
+    def _embed(self, captions: list[str]) -> dict[str, Any]:
+        """Token sequences (N, D) by a frozen text encoder, pooled embeddings (B, P) by CLAP."""
+        told: dict[str, Any] = {}
+        if isinstance(self.config.text_encoder, str):
+            assert self.text_encoder is not None
+            tau = encode_tokens(self.text_encoder, *tokenize(self.tokenizer, captions))
+            assert tau.tokens is not None and tau.mask is not None
+            told["tokens"] = [row[: int(real.sum())] for row, real in zip(tau.tokens, tau.mask, strict=True)]
+        if self.clap is not None:
+            told["pooled"] = self._pooled(captions)
+        return told
+
+    @torch.no_grad()
+    def _pooled(self, captions: list[str]) -> Tensor:
+        """CLAP embeddings (B, P) of captions."""
+        assert self.clap is not None and self.clap_tokenizer is not None
+        return embed_text(self.clap, *tokenize(self.clap_tokenizer, captions))
+
+    @torch.no_grad()
+    def _hear(self, waves: list[Any]) -> Tensor:
+        """CLAP embeddings (B, P) of sounds."""
+        assert self.clap is not None and self.clap_features is not None
+        return embed_audio(self.clap, audio_features(self.clap_features, waves))
+
+    def predict(self, z_t: Tensor, t: Tensor, captions: list[str], told: Conditioning | None = None) -> Tensor:
+        """The network's prediction for z_t (B, C, h, w) at t (B,) under captions; ``told`` is what is embedded."""
+        told = told or Conditioning()
+        ids, mask, pooled = None, told.mask, told.pooled
+        if self.tokenizer is not None and told.tokens is None:
+            ids, mask = (part.to(self.device) for part in tokenize(self.tokenizer, captions))
+        if self.clap is not None and pooled is None:
+            pooled = self._pooled(captions)
+        return self.networks["denoiser"](z_t, t, ids, mask, pooled, told.tokens)
+
+    def _told(self, batch: dict[str, Any], dropped: Tensor) -> Conditioning:
+        """The cached embeddings of a batch, those of the empty caption where it was dropped (B,)."""
+        empty, dropped = self.latents.prompts.empty(), dropped.to(self.device)
+        tokens = mask = pooled = None
+        if "tokens" in batch:
+            silence = empty["tokens"].to(self.device)
+            longest = max(batch["tokens"].shape[1], len(silence))
+            tokens = nn.functional.pad(batch["tokens"], (0, 0, 0, longest - batch["tokens"].shape[1]))
+            nothing = nn.functional.pad(silence, (0, 0, 0, longest - len(silence)))
+            tokens = torch.where(dropped[:, None, None], nothing, tokens)
+            length = batch["length"].masked_fill(dropped, len(silence))
+            mask = (torch.arange(longest, device=self.device) < length[:, None]).long()
+        if "pooled" in batch:
+            pooled = torch.where(dropped[:, None], empty["pooled"].to(self.device), batch["pooled"])
+        return Conditioning(tokens, mask, pooled)
 
     def losses(self, batch: dict[str, Any], step: Step) -> Iterator[tuple[str, Losses]]:
         generator, count = step.generator, len(batch["mean"])
@@ -186,7 +256,8 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
         t = self.drawn.draw_times(count, generator).to(self.device)
         dropped = torch.rand(count, generator=generator) < self.config.caption_dropout
         captions = ["" if drop else caption for drop, caption in zip(dropped, batch["caption"], strict=True)]
-        error = self.drawn.loss(partial(self.predict, captions=captions, rows=batch["row"]), z_0, t, eps)
+        denoise = partial(self.predict, captions=captions, told=self._told(batch, dropped))
+        error = self.drawn.loss(denoise, z_0, t, eps)
         yield "denoiser", {"loss": error.mean()}
         if isinstance(self.drawn, ImportanceSampled):
             self.drawn.update(gather(t), gather(error.detach()))
@@ -208,7 +279,7 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
         for name, prompts in told.items():
             total = 0.0
             for part in torch.arange(count).split(32):
-                denoise = partial(self.predict, captions=[prompts[i] for i in part.tolist()], rows=[])
+                denoise = partial(self.predict, captions=[prompts[i] for i in part.tolist()])
                 total += float(self.objective.loss(denoise, z_0[part], t[part], eps[part]).sum())
             figures[name] = total / count
         self.first_stage.save_examples(folder, self.pipeline(), captions if self.prompted else None)

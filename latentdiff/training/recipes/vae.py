@@ -1,7 +1,7 @@
 """Stage ``vae``: an autoencoder of x, by reconstruction, KL and an optional adversarial term."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class VAETraining(Recipe[VAERecipe]):
     def items(self) -> Dataset[dict[str, Any]]:
         return self.media
 
-    def x_of(self, items: MediaItems, rows: list[Row]) -> Tensor:
+    def x_of(self, items: MediaItems, rows: Sequence[Row]) -> Tensor:
         """x (B, C, H, W) of rows, always the same one."""
         parts = (items.stack(rows[i : i + 32]) for i in range(0, len(rows), 32))
         return torch.cat([self.modality.to_x(part.to(self.device)) for part in parts])
