@@ -111,7 +111,8 @@ def kinds_of_own(folder: Path) -> dict[str, str]:
     """
     found = {}
     for name, entry in read_json(folder / INDEX).items():
-        if not isinstance(entry, list) or len(entry) != 2 or entry[1] is None:
+        # A default may be a list too: a few-step student's range of guidance.
+        if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(word, str) for word in entry):
             continue
         if entry[0] not in LIBRARIES:
             raise InputError(f"{folder} wants {entry[0]} to be run for its {name}; a model's programs are never run.")
