@@ -320,6 +320,31 @@ def info(
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="File of weights, or a model's folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; a .ckpt or .safetensors on the way back.")],
+    like: Annotated[
+        str | None, typer.Option(help="Model that gives what no weight says: tokenizers, heads, schedule.")
+    ] = None,
+) -> None:
+    """Convert original weight files to a model's folder, or back.
+
+    In: one-file checkpoints of CompVis, AudioLDM and AudioLDM2, Tango's folder, HiFi-GAN's g_*, LAION-CLAP's .pt.
+    Back: a pipeline's folder to CompVis's layout, a vocoder's to HiFi-GAN's. No code in a file is ever run, and
+    OUT appears only when it is whole.
+
+    \b
+    Examples:
+      latentdiff convert audioldm-s-full.ckpt audioldm-s --like cvssp/audioldm
+      latentdiff convert hifi-gan/g_02500000 vocoder
+      latentdiff convert runs/diffusion/pipeline model.ckpt
+    """
+    from latentdiff.commands.convert import convert as run
+
+    print(run(source, out, like))
+
+
+@app.command()
 def doctor() -> int:
     """Check this machine and say what to mend.
 

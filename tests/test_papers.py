@@ -37,6 +37,13 @@ class Published(NamedTuple):
 OURS = {"ddpm_digits", "vdm_digits", "vae_one_step_digits"}
 """Published objectives with a network of our own, which no paper has counted."""
 PUBLISHED = [
+    # The paper says 181: see test_audioldm_s_and_its_paper.
+    Published("audioldm_s", "unet", 185.0, "AudioLDM's code (extra_film_use_concat)", channels=8, pooled_width=512),
+    Published("audioldm_m", "unet", 416, "AudioLDM's released checkpoints", channels=8, pooled_width=512),
+    Published("audioldm_l", "unet", 739, "AudioLDM, table 1", channels=8, pooled_width=512),
+    Published("tango", "unet", 866, "Tango, table 1", channels=8, tokens_width=1024),
+    Published("hifigan_v1", "generator", 13.92, "HiFi-GAN, table 1"),
+    Published("hifigan_v2", "generator", 0.92, "HiFi-GAN, table 1"),
     Published("ddpm_cifar10", "unet", 35.7, "DDPM, appendix B"),
     Published("improved_ddpm_cifar10", "unet", 52.5, "its UNetModel at the README's flags, counted"),
     Published("vdm_cifar10", "unet", 30.578, "its ScoreUNet at configs/cifar10.py, counted"),
@@ -81,3 +88,15 @@ def test_parameters_of_published_systems(row: Published) -> None:
 
 def test_every_file_is_in_the_table() -> None:
     assert {path.stem for path in PAPERS.glob("*.yaml")} == {row.file for row in PUBLISHED} | OURS
+
+
+def test_audioldm_s_and_its_paper() -> None:
+    """The paper's 181 M is this U-Net with CLAP added to the embedding of t; its code sets the two side by side.
+
+    M and L have the paper's 416 M and 739 M with the two side by side.
+    """
+    config = load_config(PAPERS / "audioldm_s.yaml")
+    assert isinstance(config, DiffusionRecipe)
+    with torch.device("meta"):
+        added = new_denoiser(config.unet, 8, tokens_width=None, pooled_width=512, pooled_apart=False)
+    assert sum(parameter.numel() for parameter in added.parameters()) / 1e6 == pytest.approx(181, rel=0.01)

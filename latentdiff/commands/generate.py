@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentdiff import __version__
-from latentdiff.commands.info import read_json
 from latentdiff.commands.medium import MEDIA, Medium
 from latentdiff.commands.outputs import is_made, plan_outputs, require_same_recipe
 from latentdiff.errors import InputError
+from latentdiff.interop import folder as folders
+from latentdiff.interop.hub import peek
 from latentdiff.names import (
     BUNDLED,
     FEW_STEP_SAMPLER_NAMES,
@@ -188,14 +189,9 @@ def medium_of(model: str) -> str:
     """Whether a model makes "audio" or "image", by its ``model_index.json`` alone.
 
     Raises:
-        InputError: as `read_index`, and if it is no pipeline of ours.
+        InputError: as `folder_of`, and if it is neither a pipeline of ours nor of a published family.
     """
-    kind = read_index(model).get("_class_name")
-    medium = next((medium for medium, name in PIPELINES.items() if name == kind), None)
-    if medium is None:
-        ours = " or a ".join(PIPELINES.values())
-        raise InputError(f"{model} holds a pipeline of the class {kind}; generate takes a {ours}.")
-    return medium
+    return folders.medium_of_folder(folder_of(model))
 
 
 def hears_prompts(request: Request) -> bool:
@@ -204,7 +200,7 @@ def hears_prompts(request: Request) -> bool:
     Raises:
         InputError: if there are prompts that nothing would hear, or none that could be heard.
     """
-    index = read_index(request.model)
+    index = folders.read_index(folder_of(request.model)) or {}
     if index.get("text_encoder") != [None, None] or index.get("clap", [None, None]) != [None, None]:
         if not request.prompts:
             raise InputError('nothing to generate: give a prompt, for example latentdiff generate "dog barking".')
@@ -214,22 +210,16 @@ def hears_prompts(request: Request) -> bool:
     return False
 
 
-def read_index(model: str) -> dict[str, Any]:
-    """A model's ``model_index.json``, which names its parts.
+def folder_of(model: str) -> Path:
+    """A folder with what names a model's parts; of a hub model no more than that is fetched.
 
     Raises:
-        InputError: if it is neither bundled, nor a pipeline folder, nor a hub id that can be asked; with the nearest
-            bundled name.
+        InputError: if it is neither bundled, nor a folder, nor a hub id; with the nearest bundled name.
     """
     if model in BUNDLED:
-        return read_json(bundled_folder(model) / "model_index.json")
-    folder = Path(model)
-    if (folder / "model_index.json").is_file():
-        return read_json(folder / "model_index.json")
-    if folder.is_dir():
-        raise InputError(
-            f"{model} is a folder without model_index.json, so no pipeline; training writes OUTPUT/pipeline."
-        )
+        return bundled_folder(model)
+    if Path(model).is_dir():
+        return Path(model)
     is_hub_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model) and not Path(model).parent.exists()
     if not is_hub_id:
         near = get_close_matches(model, BUNDLED, n=1, cutoff=0.0)[0]
@@ -237,12 +227,7 @@ def read_index(model: str) -> dict[str, Any]:
             f"unknown model '{model}'; did you mean '{near}'? "
             "A model is a bundled name, a pipeline folder or a hub id (owner/name)."
         )
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return read_json(Path(hf_hub_download(model, "model_index.json")))
-    except (OSError, ValueError) as error:  # its own errors are of these kinds
-        raise InputError(f"cannot load the model '{model}': {_reason(error)}.") from error
+    return peek(model)
 
 
 def load_pipeline(request: Request) -> Any:

@@ -1,17 +1,14 @@
 """The verb ``info``: what a model's folder or a generated file says about itself, no weights loaded."""
 
-import json
 import math
-import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from latentdiff.errors import InputError
+from latentdiff.interop.folder import read_header, read_index, read_json
 from latentdiff.names import BUNDLED, bundled_folder
 
-MAX_HEADER = 100 * 2**20
-"""Bytes; the bound of the safetensors format itself."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -51,9 +48,8 @@ def describe_model(folder: Path) -> str:
     Raises:
         InputError: if it holds no model, or one with a broken file.
     """
-    index = folder / "model_index.json"
-    if index.is_file():
-        entries = read_json(index)
+    entries = read_index(folder)
+    if entries is not None:
         parts = {key: value for key, value in entries.items() if isinstance(value, list) and len(value) == 2}
         components = [
             read_component(folder / name, name, kind) for name, (_, kind) in parts.items() if kind is not None
@@ -129,42 +125,6 @@ def read_component(folder: Path, name: str, kind: str) -> Component:
         shapes |= {tensor: entry["shape"] for tensor, entry in header.items()}
     component.parameters = sum(math.prod(shape) for shape in shapes.values())
     return component
-
-
-def read_header(file: Path) -> dict[str, Any]:
-    """Name -> dtype, shape and data_offsets of a safetensors file.
-
-    Raises:
-        InputError: if the header is broken or the file is shorter than it says.
-    """
-    try:
-        with file.open("rb") as raw:
-            (length,) = struct.unpack("<Q", raw.read(8))
-            if length > MAX_HEADER:
-                raise ValueError("header too long")
-            header = json.loads(raw.read(length))
-        header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        if file.stat().st_size < 8 + length + end:
-            raise ValueError("cut short")
-    except (OSError, struct.error, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"{file} is not a whole safetensors file ({error}); copy or download it again.") from None
-    return header
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Raises:
-        InputError: if it does not.
-    """
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {file}: {error}.") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{file} does not hold a JSON object.")
-    return values
 
 
 def licence(folder: Path) -> str:

@@ -217,7 +217,10 @@ class UNetConfig(Section):
     layers_per_block: int = Field(1, gt=0)
     attention: tuple[bool, ...] = (False, True, True)
     """Whether a level has cross-attention."""
-    attention_heads: int = Field(8, gt=0)
+    attention_heads: Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(gt=0)], ...] = 8
+    """Of all levels, or of each."""
+    linear_projection: bool = False
+    """Around attention: linear layers (Stable Diffusion 2), or convolutions of one pixel."""
     norm_num_groups: int = Field(16, gt=0)
 
 

@@ -12,6 +12,7 @@ from transformers import (
     ClapConfig,
     ClapFeatureExtractor,
     ClapModel,
+    ClapTextModelWithProjection,
     PreTrainedTokenizerBase,
     RobertaTokenizer,
 )
@@ -85,9 +86,12 @@ def audio_features(extractor: ClapFeatureExtractor, waves: list[np.ndarray]) -> 
     return cast(Tensor, inputs.input_features)
 
 
-def embed_text(clap: ClapModel, ids: Tensor, mask: Tensor) -> Tensor:
+def embed_text(clap: ClapModel | ClapTextModelWithProjection, ids: Tensor, mask: Tensor) -> Tensor:
     """Unit-length caption embedding (B, P)."""
-    return _unit(clap.get_text_features(input_ids=ids.to(clap.device), attention_mask=mask.to(clap.device)))
+    ids, mask = ids.to(clap.device), mask.to(clap.device)
+    if isinstance(clap, ClapTextModelWithProjection):  # the text half by itself, as AudioLDM has it
+        return _unit(clap(input_ids=ids, attention_mask=mask).text_embeds)
+    return _unit(clap.get_text_features(input_ids=ids, attention_mask=mask))
 
 
 def embed_audio(clap: ClapModel, features: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import math
 from typing import TypeAlias
 
 import torch
-from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel, UNet2DModel
+from diffusers import AudioLDM2UNet2DConditionModel, ConfigMixin, ModelMixin, UNet2DConditionModel, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
@@ -75,12 +75,12 @@ class FourierUNet(ModelMixin, ConfigMixin):
         return UNet2DOutput(sample=output + nn.functional.pad(sample, (0, 0, 0, 0, 0, beyond)))
 
 
-Denoiser: TypeAlias = UNet2DConditionModel | UNet2DModel | FourierUNet
+Denoiser: TypeAlias = UNet2DConditionModel | AudioLDM2UNet2DConditionModel | UNet2DModel | FourierUNet
 
 
 def predict(denoiser: Denoiser, z_t: Tensor, t: Tensor, tau: Conditioning) -> Tensor:
     """The network's output (B, C, h, w) at z_t and t; tau is empty where it hears no prompt."""
-    arguments = tau.unet_arguments() if isinstance(denoiser, UNet2DConditionModel) else {}
+    arguments = {} if isinstance(denoiser, (UNet2DModel, FourierUNet)) else tau.unet_arguments()
     output: Tensor = denoiser(z_t, t, **arguments).sample
     return output
 
@@ -109,6 +109,9 @@ def new_denoiser(
     levels = len(config.block_out_channels)
     if len(config.attention) != levels:
         raise InputError(f"unet.attention has {len(config.attention)} entries, unet.block_out_channels {levels}.")
+    heads = getattr(config, "attention_heads", 1)
+    if not isinstance(heads, int) and len(heads) != levels:
+        raise InputError(f"unet.attention_heads has {len(heads)} entries, unet.block_out_channels {levels}.")
     channels = latent_channels, latent_channels * output_channels
     if isinstance(config, PlainUNetConfig):
         assert tokens_width is None and pooled_width is None  # the configuration was checked
@@ -134,6 +137,7 @@ def _conditional(
         cross_attention_dim=tokens_width if tokens_width is not None else config.block_out_channels,
         # diffusers' name is historical: for this class the number is that of heads (diffusers issue 2011).
         attention_head_dim=config.attention_heads,
+        use_linear_projection=config.linear_projection,
         norm_num_groups=config.norm_num_groups,
         class_embed_type=None if pooled_width is None else "simple_projection",
         projection_class_embeddings_input_dim=pooled_width,

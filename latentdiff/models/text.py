@@ -40,17 +40,24 @@ class Conditioning:
     """(B, N), 1 where a token is real."""
     pooled: Tensor | None = None
     """(B, P), joined to the time embedding (FiLM, as AudioLDM has it): of CLAP, or the mean of the tokens."""
+    tokens_1: Tensor | None = None
+    """(B, M, E), the second sequence of a U-Net with two cross-attention streams (AudioLDM2)."""
+    mask_1: Tensor | None = None
+    """(B, M)."""
     guidance: Tensor | None = None
     """(B, W), the guidance scale as a few-step student hears it, also joined to the time embedding."""
 
     def unet_arguments(self) -> dict[str, Any]:
-        """The keyword arguments under which `UNet2DConditionModel` knows these."""
+        """The keyword arguments under which diffusers' U-Nets know these."""
         arguments: dict[str, Any] = {
             "encoder_hidden_states": self.tokens,
             "encoder_attention_mask": self.mask,
             "class_labels": self.pooled,
-            "timestep_cond": self.guidance,
         }
+        if self.guidance is not None:
+            arguments["timestep_cond"] = self.guidance
+        if self.tokens_1 is not None:
+            arguments |= {"encoder_hidden_states_1": self.tokens_1, "encoder_attention_mask_1": self.mask_1}
         return arguments
 
     def repeat(self, times: int) -> "Conditioning":
@@ -61,8 +68,12 @@ class Conditioning:
         """Some rows of the batch."""
         return self._each(lambda part: part[index])
 
+    def to(self, dtype: torch.dtype) -> "Conditioning":
+        """What is embedded in another precision; masks stay as they are."""
+        return self._each(lambda part: part.to(dtype) if part.is_floating_point() else part)
+
     def _each(self, change: Any) -> "Conditioning":
-        parts = (self.tokens, self.mask, self.pooled, self.guidance)
+        parts = (self.tokens, self.mask, self.pooled, self.tokens_1, self.mask_1, self.guidance)
         return Conditioning(*(None if part is None else change(part) for part in parts))
 
 
@@ -169,19 +180,28 @@ def mean_of_tokens(tau: Conditioning) -> Conditioning:
 
 def concatenate(first: Conditioning, second: Conditioning) -> Conditioning:
     """The rows of both; the shorter token sequence is padded and masked. Neither has a guidance scale as an input."""
-    tokens = mask = pooled = None
-    if first.tokens is not None and second.tokens is not None:
-        assert first.mask is not None and second.mask is not None
-        length = max(first.tokens.shape[1], second.tokens.shape[1])
-        tokens = torch.cat([_lengthen(part.tokens, length) for part in (first, second)])
-        mask = torch.cat([_lengthen(part.mask, length) for part in (first, second)])
+    tokens, mask = _join(first.tokens, first.mask, second.tokens, second.mask)
+    tokens_1, mask_1 = _join(first.tokens_1, first.mask_1, second.tokens_1, second.mask_1)
+    pooled = None
     if first.pooled is not None and second.pooled is not None:
         pooled = torch.cat([first.pooled, second.pooled])
-    return Conditioning(tokens, mask, pooled)
+    return Conditioning(tokens, mask, pooled, tokens_1, mask_1)
 
 
-def _lengthen(part: Tensor | None, length: int) -> Tensor:
+def _join(
+    first: Tensor | None, first_mask: Tensor | None, second: Tensor | None, second_mask: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Tokens (B, N, D) and mask (B, N) of both batches; sequences without a mask are of one length."""
+    if first is None or second is None:
+        return None, None
+    if first_mask is None or second_mask is None:
+        return torch.cat([first, second]), None
+    length = max(first.shape[1], second.shape[1])
+    tokens = torch.cat([lengthen(part, length) for part in (first, second)])
+    return tokens, torch.cat([lengthen(part, length) for part in (first_mask, second_mask)])
+
+
+def lengthen(part: Tensor, length: int) -> Tensor:
     """Zeros up to ``length`` along the token axis (1)."""
-    assert part is not None
     padding = part.new_zeros(part.shape[0], length - part.shape[1], *part.shape[2:])
     return torch.cat([part, padding], dim=1)

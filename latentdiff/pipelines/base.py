@@ -12,16 +12,18 @@ from typing import Any, Self
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
-from transformers import ClapModel
 
 from latentdiff.diffusion.consistency import guidance_embedding
 from latentdiff.diffusion.process import check_same_process, prediction_of
 from latentdiff.diffusion.samplers import network_input, readable_output, start_of
 from latentdiff.errors import InputError
-from latentdiff.models.clap import embed_text
+from latentdiff.interop.folder import recognise
+from latentdiff.interop.hub import fetch
+from latentdiff.interop.load import load_own, load_parts
 from latentdiff.models.denoiser import predict
-from latentdiff.models.text import Conditioning, concatenate, encode_tokens, mean_of_tokens, tokenize
-from latentdiff.names import BUNDLED, bundled_folder
+from latentdiff.models.prompts import prompt_encoder
+from latentdiff.models.text import Conditioning, concatenate
+from latentdiff.names import BUNDLED, PIPELINES, bundled_folder
 
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 """diffusers' ``callback_on_step_end(pipeline, step, timestep, {"latents": z}) -> {"latents": z}``."""
@@ -35,7 +37,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
     """Prompt -> tau -> z_0, whatever the medium. The subclasses say how large z is, and decode z_0."""
 
     _callback_tensor_inputs = ["latents"]
-    clap: ClapModel | None = None
+    clap: torch.nn.Module | None = None
     """Only the pipeline of sounds has one."""
     made = "media"
     """What it makes, in the words of an error."""
@@ -55,19 +57,29 @@ class LatentDiffusionPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
-        """A pipeline by the name of a bundled model, by folder, or by hub id (see diffusers' own arguments).
+        """A pipeline by the name of a bundled model, by folder, or by hub id: one of ours, or of a published family.
+
+        Args:
+            pretrained_model_name_or_path: which.
+            kwargs: diffusers' own; for a published family ``dtype``, ``revision``, ``cache_dir``, and components.
 
         Raises:
-            InputError: if a folder is no pipeline folder.
+            InputError: if it is no pipeline, not whole, wants code to be run, or makes another medium.
         """
         name = str(pretrained_model_name_or_path)
         folder = bundled_folder(name) if name in BUNDLED else Path(name)
-        if folder.is_dir() and not (folder / "model_index.json").is_file():
-            raise InputError(f"{name} is no pipeline folder: it has no model_index.json.")
+        if not folder.is_dir():
+            folder = fetch(name, kwargs.pop("revision", None), kwargs.pop("cache_dir", None))
         # Bundled weights are stored in half precision; left alone, transformers would also compute in it.
-        if "torch_dtype" not in kwargs:
-            kwargs.setdefault("dtype", torch.float32)
-        return super().from_pretrained(str(folder) if folder.is_dir() else name, **kwargs)
+        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or torch.float32
+        family = recognise(folder)
+        medium = family if isinstance(family, str) else family.medium
+        if PIPELINES[medium] != cls.__name__:
+            raise InputError(f"{name} makes other media than {cls.made}; load it with {PIPELINES[medium]}.")
+        if isinstance(family, str):
+            parts = load_own(folder, dtype)
+            return super().from_pretrained(str(folder), dtype=dtype, **{**parts, **kwargs})
+        return cls(**{**load_parts(folder, family, dtype), **kwargs})
 
     @property
     def hears_prompts(self) -> bool:
@@ -92,17 +104,17 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         return [""]
 
     @torch.no_grad()
-    def encode_prompt(self, prompts: list[str]) -> Conditioning:
-        """tau of the prompts; padding is masked, so a prompt means the same alone and among longer ones."""
-        tau = Conditioning()
+    def encode_prompt(self, prompts: list[str], beside: list[str] | None = None) -> Conditioning:
+        """tau of the prompts; padding is masked, so a prompt means the same alone and among longer ones.
+
+        Args:
+            prompts: the texts.
+            beside: if these are negative prompts, the prompts that each of them stands beside.
+        """
         if not self.hears_prompts:
-            return tau
-        if self.text_encoder is not None:
-            tau = encode_tokens(self.text_encoder, *tokenize(self.tokenizer, prompts))
-        if self.clap is not None:
-            pooled = embed_text(self.clap, *tokenize(self.clap_tokenizer, prompts)).to(self.unet.dtype)
-            return Conditioning(tau.tokens, tau.mask, pooled)
-        return mean_of_tokens(tau) if self.unet.config.class_embed_type else tau
+            return Conditioning()
+        tau = prompt_encoder(self.components, pooled=bool(self.unet.config.class_embed_type))(prompts, beside)
+        return tau.to(self.unet.dtype)
 
     @torch.no_grad()
     def sample(
@@ -147,10 +159,9 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         negative = None
         if guidance > 1 and heard is None and self.hears_prompts:
             negatives = _one_for_each(negative_prompt, len(prompts))
-            negative = self.encode_prompt([text for text in negatives for _ in range(each)])
-        prompts = [text for text in prompts for _ in range(each)]
-        z = self.draw_latents((len(prompts), self.unet.config.in_channels, *size), generator, latents)
-        tau = self.encode_prompt(prompts)
+            negative = self.encode_prompt(negatives, prompts).repeat(each)
+        z = self.draw_latents((len(prompts) * each, self.unet.config.in_channels, *size), generator, latents)
+        tau = self.encode_prompt(prompts).repeat(each)
         if heard is not None:
             tau = replace(tau, guidance=heard.to(z).expand(len(z), -1))
         return self.denoise(z, tau, negative, guidance, steps, generator, callback)

@@ -4,15 +4,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import SchedulerMixin
+from diffusers import AudioLDM2ProjectionModel, SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
-from transformers import ClapModel, PreTrainedTokenizerBase, SpeechT5HifiGan, T5EncoderModel
+from transformers import (
+    ClapFeatureExtractor,
+    ClapModel,
+    ClapTextModelWithProjection,
+    CLIPTextModel,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerBase,
+    SpeechT5HifiGan,
+    T5EncoderModel,
+)
 
 from latentdiff.errors import InputError
 from latentdiff.media.mel import LogMel, require_same_mel, resolve_mel
 from latentdiff.models.autoencoder import Autoencoder, compression, decode
 from latentdiff.models.denoiser import Denoiser
+from latentdiff.models.prompts import ConditionAdapter
 from latentdiff.models.vocoder import imposed_iterations, vocoder_mel, voice
 from latentdiff.names import MAX_SECONDS
 from latentdiff.pipelines.base import (
@@ -44,8 +54,12 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         unet: the denoiser.
         scheduler: any diffusers scheduler; assign another to change the sampler.
         vocoder: HiFi-GAN of the same mel.
-        text_encoder: T5 for cross-attention, with ``tokenizer``.
+        text_encoder: T5 for cross-attention (Auffusion: CLIP), with ``tokenizer``.
         clap: CLAP for FiLM, with ``clap_tokenizer``; at least one of the two is there.
+        projection_model: AudioLDM2's, from CLAP and T5 to its ``language_model``.
+        language_model: AudioLDM2's GPT-2.
+        adapter: Auffusion's, between its text encoder and the U-Net.
+        feature_extractor: CLAP's view of sounds.
         default_steps: sampling steps when the caller names none.
         default_guidance: guidance scale when the caller names none.
         default_seconds: length when the caller names none.
@@ -53,8 +67,17 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         guidance_range: lowest and highest scale that a distilled student has learnt to hear as an input.
     """
 
-    model_cpu_offload_seq = "text_encoder->clap->unet->vae->vocoder"
-    _optional_components = ["text_encoder", "tokenizer", "clap", "clap_tokenizer"]
+    model_cpu_offload_seq = "text_encoder->clap->projection_model->language_model->adapter->unet->vae->vocoder"
+    _optional_components = [
+        "text_encoder",
+        "tokenizer",
+        "clap",
+        "clap_tokenizer",
+        "projection_model",
+        "language_model",
+        "adapter",
+        "feature_extractor",
+    ]
     made = "waveforms"
 
     def __init__(
@@ -63,10 +86,14 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         unet: Denoiser,
         scheduler: SchedulerMixin,
         vocoder: SpeechT5HifiGan,
-        text_encoder: T5EncoderModel | None = None,
+        text_encoder: T5EncoderModel | CLIPTextModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        clap: ClapModel | None = None,
+        clap: ClapModel | ClapTextModelWithProjection | None = None,
         clap_tokenizer: PreTrainedTokenizerBase | None = None,
+        projection_model: AudioLDM2ProjectionModel | None = None,
+        language_model: GPT2LMHeadModel | None = None,
+        adapter: ConditionAdapter | None = None,
+        feature_extractor: ClapFeatureExtractor | None = None,
         default_steps: int = 20,
         default_guidance: float = 3.0,
         default_seconds: float = 4.096,
@@ -83,6 +110,10 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             tokenizer=tokenizer,
             clap=clap,
             clap_tokenizer=clap_tokenizer,
+            projection_model=projection_model,
+            language_model=language_model,
+            adapter=adapter,
+            feature_extractor=feature_extractor,
         )
         self.register_to_config(
             default_steps=default_steps,

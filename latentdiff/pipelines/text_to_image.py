@@ -8,7 +8,7 @@ from diffusers import SchedulerMixin
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, T5EncoderModel
+from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
 from latentdiff.errors import InputError
 from latentdiff.media.image import from_x, to_pictures
@@ -41,7 +41,7 @@ class TextToImagePipeline(LatentDiffusionPipeline):
         vae: autoencoder of pictures; None where the denoiser works on pixels.
         unet: the denoiser.
         scheduler: any diffusers scheduler; assign another to change the sampler.
-        text_encoder: T5 for cross-attention; None where the denoiser hears no prompt.
+        text_encoder: T5 for cross-attention, or CLIP as in Stable Diffusion; None where the denoiser hears no prompt.
         tokenizer: of the text encoder.
         default_steps: sampling steps when the caller names none.
         default_guidance: guidance scale when the caller names none.
@@ -60,7 +60,7 @@ class TextToImagePipeline(LatentDiffusionPipeline):
         vae: Autoencoder | None,
         unet: Denoiser,
         scheduler: SchedulerMixin,
-        text_encoder: T5EncoderModel | None = None,
+        text_encoder: T5EncoderModel | CLIPTextModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         default_steps: int = 20,
         default_guidance: float = 3.0,
