@@ -5,11 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from latentdiff.cli import main
@@ -114,6 +116,16 @@ def test_pictures(pictures: Path, looker: Path, tiny_image_pipeline: Path, tmp_p
     assert 'class="picture"' in page and "<audio" not in page
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums are rounded in another order by more threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_find_what_one_does(sounds: Path, tmp_path: Path) -> None:
     made = write_sounds(tmp_path / "made", 20, 1)
     command = ["evaluate", str(made), "--data", str(sounds), "--metrics", "kid,kl,judge", "--bootstrap", "20"]
