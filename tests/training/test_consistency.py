@@ -56,7 +56,8 @@ def test_guidance_is_heard_in_one_evaluation_a_step(student: Any) -> None:
 def test_a_clip_is_the_same_alone_and_in_a_batch(student: Any) -> None:
     both = latents(student, ["a low tone", "tone, high"], [3, 4])
     alone = latents(student, ["tone, high"], [4])
-    assert torch.allclose(both[1], alone[0], atol=1e-5) and not torch.allclose(both[0], alone[0], atol=1e-1)
+    size = alone[0].abs().max()  # a student that has learnt nothing has latents of some hundreds
+    assert (both[1] - alone[0]).abs().max() < 1e-4 * size and (both[0] - alone[0]).abs().max() > 1e-2 * size
 
 
 @pytest.mark.parametrize(
