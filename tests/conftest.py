@@ -1,11 +1,23 @@
 """What several tests share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from latentdiff.data.folder import Row, read_folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For what is compared bit by bit with processes of one thread: more of them round sums in another order."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,9 @@ class Cache:
         Raises:
             InputError: it is not, with the key that is needed and the nearest there is.
         """
-        if (self.folder / "key.json").is_file():
+        is_there = (self.folder / "key.json").is_file()
+        wait()  # until all have looked: a late one must not take for old what another has just made
+        if is_there:
             return
         if not make:
             raise InputError(self._refusal())
@@ -129,6 +131,7 @@ class Parts:
         """
         numbers = range(-(-self.count // self.each))
         missing = [number for number in numbers if not self._path(number).is_file()]
+        wait()  # until all have looked: the shares follow from what is missing
         mine = missing[process() :: processes()]
         for number in tqdm(mine, title, disable=process() > 0 or not mine):
             last = min(self.count, (number + 1) * self.each)

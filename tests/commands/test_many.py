@@ -29,6 +29,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_write_the_files_of_one(tiny_pipeline: Path, tmp_path: Path) -> None:
     """Real processes; the first of them begins where a run was cut off."""
     prompts = [f"dog number {i}" for i in range(8)] + ["rain", "Rain!", "rain"]  # two batches; three names of one stem

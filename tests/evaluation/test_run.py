@@ -5,13 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from latentdiff.cli import main
@@ -114,15 +112,6 @@ def test_pictures(pictures: Path, looker: Path, tiny_image_pipeline: Path, tmp_p
     assert {"KID", "judge accuracy", "round trip PSNR"} <= set(found) and "FAD" not in found
     assert report_of(tmp_path / "out")["made"]["formats"] == {"32 x 32": 8}
     assert 'class="picture"' in page and "<audio" not in page
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Sums are rounded in another order by more threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -56,10 +56,10 @@ def files(root: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_encode_what_one_does(encoded: Path, parts: list[str], tones: Path, tmp_path: Path) -> None:
     config = debug_config("diffusion", tones, tmp_path / "run", *parts)
     save_config(config, tmp_path / "it.yaml")
-    torch.set_num_threads(1)  # as the two had
     assert main(["data", "encode", str(tmp_path / "it.yaml")]) == 0
     one, two = files(tmp_path / "run" / "latents"), files(encoded)
     assert one.keys() == two.keys() and {name.partition("-")[0] for name in one} == {"rows", "latents", "prompts"}
