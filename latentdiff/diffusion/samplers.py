@@ -156,8 +156,8 @@ def _variance_preserving(scheduler: Any, options: dict[str, Any], config: Mappin
     if variance := variance_of(config):
         process["variance_type"] = variance
     known = set(inspect.signature(scheduler.__init__).parameters)
-    if scheduler is DPMSolverMultistepScheduler and "variance_type" in process:
-        # Of a learned one it would cut the output to three channels; see `readable_output`.
+    if scheduler is DPMSolverMultistepScheduler and str(process.get("variance_type")).startswith("learned"):
+        # It would cut the output to three channels; see `readable_output`.
         process[TRAINED_VARIANCE] = process.pop("variance_type")
     zero_snr = process.get("rescale_betas_zero_snr", False)
     if zero_snr:
