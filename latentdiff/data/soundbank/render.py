@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 from latentdiff.data.soundbank.captions import captions
 from latentdiff.data.soundbank.scenes import Event, Scene, draw_scene, slow_gap
 from latentdiff.data.soundbank.synthesizer import SYNTH_RATE, Note, Synthesizer
+from latentdiff.data.staging import written_whole
 from latentdiff.errors import InputError
 
 GAIN_DB = {"quiet": (-17.0, -11.0), "normal": (-6.0, -2.0), "loud": (-1.2, -0.2)}  # peak of an event
@@ -262,7 +261,7 @@ def _render_range(folder: str, begin: int, end: int, seconds: float, seed: int, 
     return lines
 
 
-def _check(out: Path, clips: int, seconds: float, sampling_rate: int, captions_per_clip: int, overwrite: bool) -> None:
+def _check(clips: int, seconds: float, sampling_rate: int, captions_per_clip: int) -> None:
     if clips < 1:
         raise InputError(f"clips is {clips}; ask for at least 1.")
     if not 1.0 <= seconds <= 60.0:
@@ -271,10 +270,6 @@ def _check(out: Path, clips: int, seconds: float, sampling_rate: int, captions_p
         raise InputError(f"sampling_rate is {sampling_rate}; it must be from 8000 to 96000.")
     if not 1 <= captions_per_clip <= 8:
         raise InputError(f"captions_per_clip is {captions_per_clip}; it must be from 1 to 8.")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; name a folder.")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise InputError(f"{out} is not empty; choose another folder or pass --overwrite.")
 
 
 def render_soundbank(
@@ -309,13 +304,10 @@ def render_soundbank(
     """
     from tqdm import tqdm
 
-    _check(out, clips, seconds, sampling_rate, captions_per_clip, overwrite)
+    _check(clips, seconds, sampling_rate, captions_per_clip)
     Synthesizer()  # says what is not installed before any process starts
     workers = max(1, min(workers or os.cpu_count() or 1, clips // 32 + 1))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    staging.chmod(0o755)
-    try:
+    with written_whole(out, overwrite) as staging:
         (staging / "audio").mkdir()
         jobs = [
             (str(staging), begin, min(begin + 32, clips), seconds, seed, sampling_rate, captions_per_clip)
@@ -328,12 +320,6 @@ def render_soundbank(
             for lines in _results(jobs, workers):
                 file.writelines(line + "\n" for line in lines)
                 bar.update(len(lines))
-        if out.is_dir():
-            shutil.rmtree(out)
-        staging.rename(out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def _results(jobs: list[tuple[Any, ...]], workers: int) -> Iterator[list[str]]:
