@@ -16,6 +16,7 @@ from latentdiff.config.recipes import (
     Recipe,
     VAERecipe,
     VocoderRecipe,
+    WordsRecipe,
 )
 from latentdiff.config.sections import (
     AnyData,
@@ -72,6 +73,7 @@ __all__ = [
     "VAERecipe",
     "VAEWeights",
     "VocoderRecipe",
+    "WordsRecipe",
     "VocoderWeights",
     "load_config",
     "save_config",

@@ -23,6 +23,7 @@ from latentdiff.interop.load import load_own, load_parts
 from latentdiff.models.denoiser import predict
 from latentdiff.models.prompts import prompt_encoder
 from latentdiff.models.text import Conditioning, concatenate
+from latentdiff.models.vocabulary import Vocabulary
 from latentdiff.names import BUNDLED, PIPELINES, bundled_folder
 
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
@@ -41,6 +42,8 @@ class LatentDiffusionPipeline(DiffusionPipeline):
     """Only the pipeline of sounds has one."""
     made = "media"
     """What it makes, in the words of an error."""
+    vocabulary: Vocabulary | None = None
+    """The words that it knows, saved beside its parts; None for a model that does not say."""
 
     def keep_process(self, prediction: str | None) -> None:
         """Remember the process that the scheduler undoes, which any scheduler assigned later must undo too.
@@ -78,8 +81,21 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             raise InputError(f"{name} makes other media than {cls.made}; load it with {PIPELINES[medium]}.")
         if isinstance(family, str):
             parts = load_own(folder, dtype)
-            return super().from_pretrained(str(folder), dtype=dtype, **{**parts, **kwargs})
+            own = super().from_pretrained(str(folder), dtype=dtype, **{**parts, **kwargs})
+            own.vocabulary = Vocabulary.load(folder)
+            return own
         return cls(**{**load_parts(folder, family, dtype), **kwargs})
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """The pipeline as a folder, its vocabulary included.
+
+        Args:
+            save_directory: the folder.
+            kwargs: diffusers' own.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        if self.vocabulary is not None:
+            self.vocabulary.save(Path(save_directory))
 
     @property
     def hears_prompts(self) -> bool:

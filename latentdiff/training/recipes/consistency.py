@@ -216,6 +216,7 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
             settings["default_seconds"] = data.seconds
         parts = {**self.teacher.components, "unet": self.student, "scheduler": scheduler}
         pipeline: LatentDiffusionPipeline = type(self.teacher)(**parts, **settings)
+        pipeline.vocabulary = self.teacher.vocabulary
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

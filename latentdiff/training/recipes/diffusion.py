@@ -37,6 +37,7 @@ from latentdiff.models.text import (
     new_tokenizer,
     tokenize,
 )
+from latentdiff.models.vocabulary import Vocabulary
 from latentdiff.pipelines.base import LatentDiffusionPipeline
 from latentdiff.pipelines.text_to_audio import TextToAudioPipeline
 from latentdiff.pipelines.text_to_image import TextToImagePipeline
@@ -122,6 +123,7 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
             self.first_stage.latents(split, part, caches) for split, part in zip(SPLITS, rows, strict=True)
         )
         self._load_conditioning(rows[0].all_captions())
+        self.vocabulary = Vocabulary.of_captions(rows[0].all_captions()) if self.prompted else None
         self.latents = dataclasses.replace(latents, prompts=self._prompts(rows[0], caches))
         self.unet = new_denoiser(
             config.unet,
@@ -302,15 +304,19 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
         }
         if isinstance(self.config.data, ImageData):
             height, width = self.config.data.size
-            return TextToImagePipeline(**parts, default_height=height, default_width=width)
-        assert isinstance(self.first_stage, SoundStage)
-        return TextToAudioPipeline(
-            **parts,
-            vocoder=self.first_stage.vocoder,
-            clap=self.clap,
-            clap_tokenizer=self.clap_tokenizer,
-            default_seconds=self.config.data.seconds,
-        )
+            pipeline: LatentDiffusionPipeline
+            pipeline = TextToImagePipeline(**parts, default_height=height, default_width=width)
+        else:
+            assert isinstance(self.first_stage, SoundStage)
+            pipeline = TextToAudioPipeline(
+                **parts,
+                vocoder=self.first_stage.vocoder,
+                clap=self.clap,
+                clap_tokenizer=self.clap_tokenizer,
+                default_seconds=self.config.data.seconds,
+            )
+        pipeline.vocabulary = self.vocabulary
+        return pipeline
 
     def export(self, folder: Path) -> None:
         """``OUTPUT/pipeline``."""
