@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from unseen_words import FRAMES, UNSEEN
 
 from latentdiff import TextToAudioPipeline
 from latentdiff.data.folder import Row, read_folder
@@ -27,6 +28,7 @@ from latentdiff.evaluation.judging import accuracy, load_bundled_judge, name_sou
 from latentdiff.media.spectral import multi_resolution_stft
 from latentdiff.models.autoencoder import decode, posterior
 from latentdiff.models.judge import AudioJudge
+from latentdiff.models.vocabulary import words_of
 from latentdiff.models.vocoder import imposed_iterations, voice
 
 SAMPLES = 65536  # 4.096 s at 16 kHz
@@ -76,6 +78,17 @@ def generation(pipe: TextToAudioPipeline, judge: AudioJudge, count: int) -> dict
         "dog_barking_of_10": dogs.count("dog"),
         "wrong": wrong,
     }
+
+
+def unseen_words(pipe: TextToAudioPipeline, judge: AudioJudge) -> dict[str, Any]:
+    """Prompts whose words for the source no caption has; those that have one all the same are left out."""
+    pairs = [(word, label) for label, words in UNSEEN.items() for word in words]
+    known = pipe.vocabulary.known if pipe.vocabulary else frozenset()
+    pairs = [(word, label) for word, label in pairs if not set(words_of(word)) <= known]
+    texts = [FRAMES[i % len(FRAMES)].format(word) for i, (word, _) in enumerate(pairs)]
+    heard = name_sounds(judge, generate(pipe, texts, seed=4000))
+    wrong = [f"{text} -> {name}" for text, name, (_, label) in zip(texts, heard, pairs, strict=True) if name != label]
+    return {"accuracy": accuracy(heard, [label for _, label in pairs]), "words": len(pairs), "wrong": wrong}
 
 
 def guidance(pipe: TextToAudioPipeline, judge: AudioJudge, count: int) -> dict[str, float]:
@@ -183,7 +196,9 @@ def main() -> None:
     parser.add_argument("--judge", help="a judge's folder instead of the bundled one")
     parser.add_argument("--model", default="starter-audio")
     parser.add_argument("--count", type=int, default=300, help="generated clips")
-    parser.add_argument("--only", nargs="*", help="judge generation guidance round_trips griffin_lim speed")
+    parser.add_argument(
+        "--only", nargs="*", help="judge generation unseen_words guidance round_trips griffin_lim speed"
+    )
     options = parser.parse_args()
     judge = AudioJudge.from_pretrained(options.judge).eval() if options.judge else load_bundled_judge()
     pipe = TextToAudioPipeline.from_pretrained(options.model)
@@ -192,6 +207,7 @@ def main() -> None:
     sections = {
         "judge": lambda: judge_itself(judge, rows),
         "generation": lambda: generation(pipe, judge, options.count),
+        "unseen_words": lambda: unseen_words(pipe, judge),
         "round_trips": lambda: round_trips(pipe, judge, rows[:600]),
         "griffin_lim": lambda: against_griffin_lim(pipe, rows[:100]),
         "guidance": lambda: guidance(pipe, judge, 75),

@@ -345,6 +345,29 @@ def convert(
 
 
 @app.command()
+def words(
+    model: Annotated[Path, typer.Argument(help="Folder of a finished pipeline, which gets a words.txt.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder of the captions that it learnt from.")],
+    encoder: Annotated[str, typer.Option("--encoder", help="Sentence encoder: folder or hub id.")],
+    word_list: Annotated[Path, typer.Option("--list", help="Text file with one word a line.")],
+    nearness: Annotated[float, typer.Option(help="Cosine from which on a word is read as another.")] = 0.45,
+) -> None:
+    """Let a model read words that its captions never had.
+
+    Each word of the list is read as the captions' word that a sentence encoder finds it most like, if that is near
+    enough; else the nearest is named when a prompt has it.
+
+    \b
+    Example:
+      latentdiff words runs/diffusion/pipeline --data my-sounds --list words.txt \\
+        --encoder sentence-transformers/all-MiniLM-L6-v2
+    """
+    from latentdiff.commands.words import write_words
+
+    write_words(model, data, encoder, word_list, nearness)
+
+
+@app.command()
 def doctor() -> int:
     """Check this machine and say what to mend.
 

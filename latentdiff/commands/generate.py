@@ -114,9 +114,6 @@ def generate(request: Request) -> None:
     medium.plan(files)
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     pipe = load_pipeline(request)
-    if pipe.vocabulary is not None and prompted:
-        for remark in filter(None, map(pipe.vocabulary.remark, dict.fromkeys(request.prompts))):
-            print(f"latentdiff: {remark}", file=sys.stderr)
     prompts = [prompt for prompt in request.prompts for _ in range(request.num)] if prompted else None
     batch = medium.batch(pipe)
     rank, processes = share()

@@ -16,7 +16,6 @@ from latentdiff.config.recipes import (
     Recipe,
     VAERecipe,
     VocoderRecipe,
-    WordsRecipe,
 )
 from latentdiff.config.sections import (
     AnyData,
@@ -73,7 +72,6 @@ __all__ = [
     "VAERecipe",
     "VAEWeights",
     "VocoderRecipe",
-    "WordsRecipe",
     "VocoderWeights",
     "load_config",
     "save_config",

@@ -267,23 +267,7 @@ class JudgeRecipe(EitherMedium):
     """Channels of the first stage."""
 
 
-class WordsRecipe(Recipe):
-    """Teach a finished pipeline's text encoder words that its captions never had."""
-
-    stage: Literal["words"]
-    data: AnyData
-    """What the pipeline was trained on; only its captions are used."""
-    teacher: str
-    """Folder of a finished pipeline with a text encoder of its own, or a bundled model's name."""
-    sentence_encoder: str
-    """Folder or hub id of a sentence encoder (all-MiniLM and its kind), which says what a word is like."""
-    words: Path
-    """A text file with one word a line: those to learn from."""
-    nearness: float = Field(0.5, gt=0, lt=1)
-    """Cosine from which on a word is taken for the captions' nearest one."""
-
-
 AnyRecipe = Annotated[
-    VAERecipe | VocoderRecipe | CLAPRecipe | DiffusionRecipe | ConsistencyRecipe | JudgeRecipe | WordsRecipe,
+    VAERecipe | VocoderRecipe | CLAPRecipe | DiffusionRecipe | ConsistencyRecipe | JudgeRecipe,
     Field(discriminator="stage"),
 ]

@@ -1,40 +1,24 @@
-"""Words that no caption has, each with the caption's word that it is most like, as a sentence encoder sees them."""
+"""Words that no caption has, each with the captions' word that it is most like, as a sentence encoder sees them."""
 
-import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from latentdiff.errors import InputError
-from latentdiff.models.vocabulary import is_word, split_words
+from latentdiff.models.vocabulary import Vocabulary, words_of
 
 LEAST_LETTERS = 3
 """Shorter words are abbreviations, whose embeddings say little."""
 LEAST_CAPTIONS = 5
 """A word that fewer captions have is no good to stand for others."""
-
-
-@dataclass(frozen=True)
-class Synonym:
-    """A word beyond the captions.
-
-    Args:
-        word: which.
-        known: the word of the captions that is nearest to it.
-        nearness: the cosine of their embeddings.
-    """
-
-    word: str
-    known: str
-    nearness: float
+FAR = 0.35
+"""Cosine below which a nearest word is none worth naming."""
 
 
 def read_words(file: Path) -> list[str]:
-    """The words of a list, one a line, in lower case and alphabetical order; names and possessives are left out.
+    """The words of a list, one a line, in alphabetical order; names, possessives and short ones are left out.
 
     Raises:
         InputError: if it cannot be read or holds none.
@@ -42,10 +26,7 @@ def read_words(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read the words of {file} ({error}); name a text file with one word a line, such as "
-            "/usr/share/dict/words of Debian's wamerican."
-        ) from None
+        raise InputError(f"cannot read the words of {file} ({error}); name a text file with one a line.") from None
     words = {line.strip() for line in lines}
     kept = {word for word in words if len(word) >= LEAST_LETTERS and word.isalpha() and word.islower()}
     if not kept:
@@ -53,35 +34,30 @@ def read_words(file: Path) -> list[str]:
     return sorted(kept)
 
 
-def find_synonyms(captions: Iterable[str], words: list[str], embed: Callable[[list[str]], Tensor]) -> list[Synonym]:
-    """For each word that the captions do not have, the nearest of theirs.
+def find_synonyms(
+    captions: Iterable[str], words: list[str], embed: Callable[[list[str]], Tensor], nearness: float
+) -> Vocabulary:
+    """The captions' words, and for each other word the nearest of them.
 
     Args:
         captions: all of them.
         words: in lower case.
         embed: texts -> embeddings of unit length (B, D).
+        nearness: cosine from which on a word is read as its nearest one.
 
     Raises:
         InputError: if no word is common to enough captions.
     """
-    counts = Counter(word for text in captions for word in set(split_words(text)) if is_word(word))
-    known = sorted(w for w, count in counts.items() if count >= LEAST_CAPTIONS and len(w) >= LEAST_LETTERS)
-    if not known:
-        raise InputError(f"no word stands in {LEAST_CAPTIONS} captions or more, so there is none to learn others by.")
+    counts = Counter(word for text in captions for word in set(words_of(text)))
+    common = sorted(w for w, count in counts.items() if count >= LEAST_CAPTIONS and len(w) >= LEAST_LETTERS)
+    if not common:
+        raise InputError(f"no word stands in {LEAST_CAPTIONS} captions or more, so none can stand for others.")
     new = [word for word in words if word not in counts]
-    nearness, place = (embed(new) @ embed(known).T).max(dim=1)
-    return [
-        Synonym(word, known[index], round(near, 4))
-        for word, index, near in zip(new, place.tolist(), nearness.tolist(), strict=True)
-    ]
-
-
-def load_synonyms(file: Path, find: Callable[[], list[Synonym]]) -> list[Synonym]:
-    """Those of a file, which is made where it is missing: finding them takes minutes."""
-    if not file.is_file():
-        rows = [json.dumps(asdict(synonym)) for synonym in find()]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        staged = file.with_name(f".{file.name}-{os.getpid()}")
-        staged.write_text("\n".join(rows) + "\n", encoding="utf-8")
-        os.replace(staged, file)
-    return [Synonym(**json.loads(row)) for row in file.read_text(encoding="utf-8").splitlines()]
+    alike: dict[str, str] = {}
+    far: dict[str, str] = {}
+    if new:
+        cosines, places = (embed(new) @ embed(common).T).max(dim=1)
+        for word, cosine, place in zip(new, cosines.tolist(), places.tolist(), strict=True):
+            if cosine >= FAR:
+                (alike if cosine >= nearness else far)[word] = common[place]
+    return Vocabulary(frozenset(counts), alike, far)

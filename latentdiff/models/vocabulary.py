@@ -1,31 +1,28 @@
-"""The words that a model knows, so that it can say which of a prompt's it does not.
+"""The words that a model knows: those of its captions, and others that are read as one of these.
 
 A model's folder has them in ``words.txt``, one a line, in alphabetical order:
 
     dog                 a word of its captions
-    hound   dog         a word that none of them has, learnt from a sentence encoder as being like "dog"
-    wolf    ~dog        a word that it has not learnt; the nearest that it knows
+    hound   dog         none of them has it, and it is like "dog": a prompt's "hound" is read as that
+    wolf    ~dog        it is unlike all of them, and "dog" the nearest: said to the user, and left as it is
 """
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
+from latentdiff.errors import InputError
+
 FILE = "words.txt"
-_PARTS = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+|[^\w\s]|_")
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _FAR = "~"
 
 
-def split_words(text: str) -> list[str]:
-    """A text's words, numbers and marks in lower case."""
-    return _PARTS.findall(text.lower())
-
-
-def is_word(part: str) -> bool:
-    """Whether it is a word, not a number or a mark."""
-    return part[0].isalpha()
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case, without numbers and marks."""
+    return _WORD.findall(text.lower())
 
 
 @dataclass(frozen=True)
@@ -34,56 +31,59 @@ class Vocabulary:
 
     Args:
         known: words of its captions.
-        learnt: words beyond them, each with the known word that it is like.
-        far: words that it has not learnt, each with the nearest known word.
+        alike: words beyond them, each with the known word that it is read as.
+        far: words that it does not know, each with the nearest known word.
     """
 
     known: frozenset[str]
-    learnt: dict[str, str]
-    far: dict[str, str]
+    alike: dict[str, str] = field(default_factory=dict)
+    far: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_captions(cls, captions: Iterable[str]) -> "Vocabulary":
         """The words of some captions."""
-        return cls(frozenset(word for text in captions for word in split_words(text) if is_word(word)), {}, {})
+        return cls(frozenset(word for text in captions for word in words_of(text)))
 
     @classmethod
     def load(cls, folder: Path) -> "Vocabulary | None":
-        """That of a model's folder, if it has one."""
+        """That of a model's folder, if it has one.
+
+        Raises:
+            InputError: if a word is read as one that is not known.
+        """
         path = folder / FILE
         if not path.is_file():
             return None
-        known, learnt, far = set(), {}, {}
-        for line in path.read_text(encoding="utf-8").splitlines():
-            word, _, like = line.partition("\t")
-            if not like:
-                known.add(word)
-            elif like.startswith(_FAR):
-                far[word] = like.removeprefix(_FAR)
-            else:
-                learnt[word] = like
-        return cls(frozenset(known), learnt, far)
+        lines = [line.partition("\t") for line in path.read_text(encoding="utf-8").splitlines() if line]
+        known = frozenset(word for word, _, like in lines if not like)
+        alike = {word: like for word, _, like in lines if like and not like.startswith(_FAR)}
+        far = {word: like.removeprefix(_FAR) for word, _, like in lines if like.startswith(_FAR)}
+        for word, like in (alike | far).items():
+            if like not in known:
+                raise InputError(f"{path} has '{like}' for '{word}', which is no word of its captions; mend that line.")
+        return cls(known, alike, far)
 
     def save(self, folder: Path) -> None:
         """Write it into a model's folder."""
-        lines = [*self.known, *(f"{word}\t{like}" for word, like in self.learnt.items())]
+        lines = [*self.known, *(f"{word}\t{like}" for word, like in self.alike.items())]
         lines += [f"{word}\t{_FAR}{like}" for word, like in self.far.items()]
         (folder / FILE).write_text("\n".join(sorted(lines)) + "\n", encoding="utf-8")
 
-    def remark(self, prompt: str) -> str | None:
-        """One sentence about the words of a prompt that the model has not learnt, with the nearest that it has."""
-        words = dict.fromkeys(word for word in split_words(prompt) if is_word(word))
-        unknown = [word for word in words if word not in self.known and word not in self.learnt]
-        if not unknown:
-            return None
-        told = ", ".join(f"'{word}'{self._nearest(word)}" for word in unknown)
-        if len(unknown) == len(words):
-            return f"this model has learnt no word of the prompt '{prompt}': {told}."
-        return f"this model has not learnt all words of the prompt '{prompt}': {told}."
+    def read(self, prompt: str) -> str:
+        """The prompt in words of the captions, where one is like its own."""
+        return _WORD.sub(lambda found: self.alike.get(found[0].lower(), found[0]), prompt)
 
-    def _nearest(self, word: str) -> str:
-        """In meaning where that is known, else in spelling."""
+    def remark(self, prompt: str) -> str | None:
+        """One sentence about the words of a prompt that no caption had; None where there are none."""
+        remarks = [self._remark(word) for word in dict.fromkeys(words_of(prompt)) if word not in self.known]
+        if not remarks:
+            return None
+        return f"of the prompt '{prompt}' this model's captions did not have {', '.join(remarks)}."
+
+    def _remark(self, word: str) -> str:
+        if word in self.alike:
+            return f"'{word}' (read as '{self.alike[word]}')"
         if word in self.far:
-            return f" (the nearest that it knows: '{self.far[word]}')"
-        alike = get_close_matches(word, [*self.known, *self.learnt], n=1, cutoff=0.75)
-        return f" (did you mean '{alike[0]}'?)" if alike else ""
+            return f"'{word}' (not known; the nearest is '{self.far[word]}')"
+        near = get_close_matches(word, [*self.known, *self.alike], n=1, cutoff=0.75)
+        return f"'{word}' (not known; did you mean '{near[0]}'?)" if near else f"'{word}' (not known)"

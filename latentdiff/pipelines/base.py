@@ -4,6 +4,7 @@ Shapes: B prompts times media a prompt, z (B, C, h, w).
 """
 
 import inspect
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from latentdiff.models.prompts import prompt_encoder
 from latentdiff.models.text import Conditioning, concatenate
 from latentdiff.models.vocabulary import Vocabulary
 from latentdiff.names import BUNDLED, PIPELINES, bundled_folder
+
+logger = logging.getLogger(__name__)
 
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 """diffusers' ``callback_on_step_end(pipeline, step, timestep, {"latents": z}) -> {"latents": z}``."""
@@ -55,6 +58,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             InputError: if the scheduler contradicts it.
         """
         self._process = dict(self.scheduler.config)
+        self._remarked: set[str] = set()
         self.register_to_config(prediction=prediction or prediction_of(self._process))
         self._check_scheduler()
 
@@ -129,8 +133,20 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         """
         if not self.hears_prompts:
             return Conditioning()
+        prompts = self._read(prompts)
         tau = prompt_encoder(self.components, pooled=bool(self.unet.config.class_embed_type))(prompts, beside)
         return tau.to(self.unet.dtype)
+
+    def _read(self, prompts: list[str]) -> list[str]:
+        """Prompts in the words of the model's captions; each one's other words are said once."""
+        if self.vocabulary is None:
+            return prompts
+        for prompt in dict.fromkeys(prompts):
+            remark = self.vocabulary.remark(prompt)
+            if remark is not None and prompt not in self._remarked:
+                self._remarked.add(prompt)
+                logger.warning(remark)
+        return [self.vocabulary.read(prompt) for prompt in prompts]
 
     @torch.no_grad()
     def sample(

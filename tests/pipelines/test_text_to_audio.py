@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, SpeechT5HifiGan, T5EncoderModel
 
 from latentdiff import InputError, TextToAudioPipeline
 from latentdiff.diffusion.samplers import SAMPLERS, make_scheduler
+from latentdiff.models.vocabulary import Vocabulary
 from latentdiff.pipelines.base import GenerationError
 
 LONG = "a violin plays a slow tune high up while rain falls on a roof and a dog barks three times"
@@ -53,6 +54,18 @@ def test_a_prompt_is_the_same_alone_and_in_a_mixed_batch(pipe: TextToAudioPipeli
 def test_several_waveforms_a_prompt_stand_one_after_the_other(pipe: TextToAudioPipeline) -> None:
     both = latents(pipe, ["dog", "rain"], 0, 1, 2, 3, num_waveforms_per_prompt=2)
     torch.testing.assert_close(both[2:3], latents(pipe, "rain", 2), atol=1e-4, rtol=1e-4)
+
+
+def test_a_word_beyond_the_captions_is_read_as_one_of_them_and_said_once(
+    pipe: TextToAudioPipeline, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hound = latents(pipe, "a hound", 0)
+    pipe.vocabulary = Vocabulary(frozenset({"a", "dog"}), {"hound": "dog"})
+    assert torch.equal(latents(pipe, "a hound", 0), latents(pipe, "a dog", 0))
+    assert not torch.equal(hound, latents(pipe, "a dog", 0))
+    assert caplog.messages == [pipe.vocabulary.remark("a hound")]
+    pipe.save_pretrained(tmp_path)
+    assert TextToAudioPipeline.from_pretrained(tmp_path).vocabulary == pipe.vocabulary
 
 
 def test_seed_and_prompt_matter(pipe: TextToAudioPipeline) -> None:

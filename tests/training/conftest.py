@@ -36,7 +36,7 @@ def debug_config(stage: str, data: Path, output: Path, *overrides: str) -> AnyRe
     common = [f"data.path={data}", f"output={output}", "data.held_out=0.2", "train.batch_size=4", "train.max_steps=6",
               "train.validate_every=6", "train.checkpoint_every=3", "train.log_every=2", "train.trackers=[]",
               "train.overfit_check_steps=0"]  # fmt: skip
-    if stage in ("vae", "clap", "diffusion", "consistency", "words"):
+    if stage in ("vae", "clap", "diffusion", "consistency"):
         common.append("data.seconds=0.512")
     if stage in ("vae", "vocoder"):
         common.append("adversarial_start=2")

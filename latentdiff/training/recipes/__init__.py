@@ -9,7 +9,6 @@ from latentdiff.training.recipes.diffusion import DiffusionTraining
 from latentdiff.training.recipes.judge import JudgeTraining
 from latentdiff.training.recipes.vae import VAETraining
 from latentdiff.training.recipes.vocoder import VocoderTraining
-from latentdiff.training.recipes.words import WordsTraining
 
 RECIPES: dict[str, type[Recipe[Any]]] = {
     "vae": VAETraining,
@@ -18,5 +17,4 @@ RECIPES: dict[str, type[Recipe[Any]]] = {
     "diffusion": DiffusionTraining,
     "consistency": ConsistencyTraining,
     "judge": JudgeTraining,
-    "words": WordsTraining,
 }
