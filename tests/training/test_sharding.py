@@ -1,10 +1,7 @@
 """Networks sharded over two real processes: the same training, and checkpoints that do not show it."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,11 +14,10 @@ from safetensors.torch import load_file
 from latentdiff.config import AnyRecipe, save_config
 from latentdiff.errors import InputError
 from latentdiff.training.sharding import keep_from_libraries, requested_sharding
-from tests.training.child import children, ranks
+from tests.training.child import children, launch, ranks
 from tests.training.conftest import debug_config, diffusion_parts
 
-ROOT = Path(__file__).parents[2]
-FILE = ROOT / "configs" / "accelerate" / "fsdp2.yaml"
+FILE = Path(__file__).parents[2] / "configs" / "accelerate" / "fsdp2.yaml"
 WISH = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "false"}
 
 
@@ -29,20 +25,6 @@ WISH = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_
 def start() -> Iterator[Callable[..., BaseProcess]]:
     with children() as start:
         yield start
-
-
-def launch_sharded(config: AnyRecipe, folder: Path) -> str:
-    """By the launcher and the file that the documentation names; what both processes said."""
-    given = folder / "given.yaml"
-    save_config(config, given)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", FILE, "--num_processes", "2",
-               "--fsdp_min_num_params", "2000", ROOT / "train.py", given]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=200
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stderr
 
 
 def fork(start: Callable[..., BaseProcess], config: AnyRecipe, logs: list[Path], given: list[dict[str, str]]) -> str:
@@ -65,10 +47,13 @@ def test_sharded_then_whole_then_sharded_trains_as_one_process_does(
                             "optimizer.schedule=constant", f"train.overfit_check_steps={steps % 3}")  # fmt: skip
 
     fork(start, config("alone", 6), [tmp_path / "alone.log"], [{}])
-    said = launch_sharded(config("changing", 2), tmp_path)
+    given = tmp_path / "given.yaml"
+    save_config(config("changing", 2), given)
+    options = ("--config_file", str(FILE), "--num_processes", "2", "--fsdp_min_num_params", "2000")
+    said = launch(str(given), options=options, cwd=tmp_path)
     said += fork(start, config("changing", 4), [tmp_path / "whole.log"], [{}])
-    given = [{**environment, **WISH} for environment in ranks(2)]
-    said += fork(start, config("changing", 6), [tmp_path / f"{rank}.log" for rank in (0, 1)], given)
+    pair = [{**environment, **WISH} for environment in ranks(2)]
+    said += fork(start, config("changing", 6), [tmp_path / f"{rank}.log" for rank in (0, 1)], pair)
 
     shares = [tuple(map(int, found)) for found in re.findall(r"over 2 processes: (\d+) of (\d+) parameters", said)]
     assert len(shares) == 4 and len({total for _, total in shares}) == 1  # twice two processes
