@@ -4,7 +4,7 @@ import numpy as np
 
 STORED = 2**16
 """A table of a million places is 8 MB and 20 ms at the begin of each epoch, of a hundred million 800 MB and seconds."""
-_ROUNDS = 8
+_ROUNDS = 4
 _64_BITS = 2**64 - 1
 
 
