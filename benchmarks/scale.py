@@ -71,7 +71,8 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--batches", type=int, default=1000)
     options = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["latentdiff.data.latents"])
     for count in options.items:
         with tempfile.TemporaryDirectory() as work:
             writer = context.Process(target=write, args=(Path(work), count))

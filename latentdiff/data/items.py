@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Sampler
 
 from latentdiff.config import DataConfig, Framing
 from latentdiff.data.folder import Row
+from latentdiff.data.order import Order
 from latentdiff.data.scan import usable_rows
 from latentdiff.errors import InputError
 from latentdiff.media.audio import audio_seconds, read_audio
@@ -78,6 +79,7 @@ class GlobalBatches(Sampler[list[Draw]]):
     def __init__(self, items: int, batch: int, micro: int, seed: int, start: int, rank: int, processes: int) -> None:
         self.items, self.batch, self.micro, self.seed = items, batch, micro, seed
         self.start, self.rank, self.processes = start, rank, processes
+        self._epoch = -1
 
     def __iter__(self) -> Iterator[list[Draw]]:
         step = self.start
@@ -89,13 +91,9 @@ class GlobalBatches(Sampler[list[Draw]]):
 
     def _draw(self, position: int) -> Draw:
         epoch, place = divmod(position, self.items)
-        return Draw(int(self._permutation(epoch)[place]), _mix(self.seed, position))
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        if getattr(self, "_epoch", None) != epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.items)
-        return self._order
+        if self._epoch != epoch:
+            self._epoch, self._order = epoch, Order(self.items, [self.seed, epoch])
+        return Draw(self._order[place], _mix(self.seed, position))
 
 
 def _mix(seed: int, position: int) -> int:

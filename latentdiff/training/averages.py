@@ -9,6 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from latentdiff.training.sharding import shared_as, whole
+
 _FILE = "ema.safetensors"
 
 
@@ -39,9 +41,14 @@ class Averages:
         finally:
             self._ema.restore(self._parameters())
 
-    def save(self, folder: Path) -> None:
-        """Write ``ema.safetensors``: the tensors by their place, and how many steps they have followed."""
-        save_averages(folder, self._ema.shadow_params, self._ema.optimization_step)
+    def save(self, folder: Path, write: bool) -> None:
+        """Write ``ema.safetensors``: the tensors by their place, and how many steps they have followed.
+
+        All processes must call it, for each may hold a part; the one that is to ``write`` it does.
+        """
+        tensors = [whole(average).cpu() for average in self._ema.shadow_params]
+        if write:
+            save_averages(folder, tensors, self._ema.optimization_step)
 
     def load(self, folder: Path) -> None:
         """Read it back.
@@ -54,7 +61,7 @@ class Averages:
         if len(tensors) != len(self._ema.shadow_params):
             raise RuntimeError(f"{_FILE} has {len(tensors)} tensors for {len(self._ema.shadow_params)} parameters")
         for place, average in enumerate(self._ema.shadow_params):
-            average.copy_(tensors[str(place)])
+            average.copy_(shared_as(tensors[str(place)], average))
         with safe_open(folder / _FILE, "pt") as file:
             self._ema.optimization_step = int(file.metadata()["steps"])
 

@@ -37,7 +37,7 @@ class CheckpointError(TrainingError):
 class Saved(Protocol):
     """What writes a file of its own into a checkpoint."""
 
-    def save(self, folder: Path) -> None: ...
+    def save(self, folder: Path, write: bool) -> None: ...
     def load(self, folder: Path) -> None: ...
 
 
@@ -78,12 +78,12 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
         with self._failures(step, staging):
             self.accelerator.save_state(str(staging))
+            if self.averages:
+                self.averages.save(staging, write=main)
         self.accelerator.wait_for_everyone()
         if main:
             with self._failures(step, staging):
                 (staging / _SCHEDULES).write_text(json.dumps([schedule.state_dict() for schedule in self.schedules]))
-                if self.averages:
-                    self.averages.save(staging)
                 _publish(staging, target, step)
             self._prune(target)
         self.accelerator.wait_for_everyone()

@@ -31,6 +31,7 @@ from latentdiff.training.claim import claimed
 from latentdiff.training.guards import Finite, TooLargeError, is_out_of_memory
 from latentdiff.training.placing import put_in_place, put_in_place_each
 from latentdiff.training.recipe import Losses, Recipe, Step
+from latentdiff.training.sharding import keep_from_libraries, requested_sharding, whole
 from latentdiff.training.signals import Stopped, StopSignals
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Trainer:
     def __init__(self, config: AnyRecipe, recipe_class: type[Recipe[Any]], stop: StopSignals | None = None) -> None:
         self.config, train = config, config.train
         self.stop = stop or StopSignals()
+        keep_from_libraries()
         self.accelerator = Accelerator(
             # Without this, processes that torchrun starts on a machine with no accelerator would not know each other.
             cpu=not torch.accelerator.is_available(),
@@ -61,15 +63,14 @@ class Trainer:
             ),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=train.timeout))],
         )
+        self.sharding = requested_sharding(config, self.accelerator.device, self.accelerator.num_processes)
         self.micro, self.shares = share_out(train, self.accelerator.num_processes)
         torch.manual_seed(config.seed)
         self.recipe = recipe_class(config, self.accelerator.device)
+        self.built = self.recipe.networks
         self.step = self.saved = self.validated = 0
         self.optimizers: dict[str, Any] = {}
         self.schedules: dict[str, Any] = {}
-        for phase, names in self.recipe.phases.items():
-            parameters = [p for name in names for p in self.recipe.networks[name].parameters() if p.requires_grad]
-            self.optimizers[phase] = new_optimizer(config, parameters)
         self._prepare()
         self.averages = Averages(self._averaged_parameters, train.ema_decay) if train.ema_decay else None
         self.checkpoints = Checkpoints(
@@ -186,7 +187,7 @@ class Trainer:
         """Guard, clip and take the optimiser's step of one phase."""
         optimizer, scaler = self.optimizers[phase], self.accelerator.scaler
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = self.accelerator.clip_grad_norm_(parameters, self.config.train.max_grad_norm)
+        norm = whole(self.accelerator.clip_grad_norm_(parameters, self.config.train.max_grad_norm))
         # fp16's loss scaler skips such steps by itself, and halves its scale each time.
         if scaler is None or scaler.get_scale() < LEAST_SCALE:
             finite.require(phase, norm)
@@ -209,63 +210,84 @@ class Trainer:
         return micro_batches(items, sampler, accelerator.device, self.config.data.num_workers, train.timeout)
 
     def _prepare(self) -> None:
-        """Hand networks and optimisers to accelerate, and make the learning-rate schedules."""
-        recipe, optimizer = self.recipe, self.config.optimizer
-        names, phases = list(recipe.networks), list(self.optimizers)
-        ready = self.accelerator.prepare(*recipe.networks.values(), *self.optimizers.values())
-        ready = ready if isinstance(ready, tuple) else (ready,)
-        recipe.networks = dict(zip(names, ready, strict=False))
-        self.optimizers = dict(zip(phases, ready[len(names) :], strict=True))
-        for phase, prepared in self.optimizers.items():
-            schedule = get_scheduler(
-                optimizer.schedule,
-                prepared.optimizer,
-                num_warmup_steps=optimizer.warmup_steps,
+        """Hand the networks to accelerate, or their shards, and make optimisers and learning-rate schedules."""
+        recipe, config, sharding = self.recipe, self.config.optimizer, self.sharding
+        recipe.networks = {name: self._prepared(network) for name, network in self.built.items()}
+        for phase, names in recipe.phases.items():
+            parameters = [p for name in names for p in recipe.networks[name].parameters() if p.requires_grad]
+            optimizer = new_optimizer(self.config, parameters)
+            if sharding:
+                sharding.share_optimizer(optimizer)
+            self.optimizers[phase] = self.accelerator.prepare_optimizer(optimizer)
+            self.schedules[phase] = get_scheduler(
+                config.schedule,
+                optimizer,
+                num_warmup_steps=config.warmup_steps,
                 num_training_steps=self.config.train.max_steps,
             )
-            self.schedules[phase] = schedule
+
+    def _prepared(self, network: nn.Module) -> nn.Module:
+        if not self.sharding:
+            return self.accelerator.prepare_model(network)
+        # The recipe's own stays whole, without its work, for validation and export.
+        sharded = self.accelerator.prepare_model(copy.deepcopy(network), evaluation_mode=True)
+        network.cpu()
+        self.sharding.shard(sharded)
+        return sharded
 
     def _averaged_parameters(self) -> list[nn.Parameter]:
         return [p for name in self.recipe.averaged for p in self.recipe.networks[name].parameters()]
 
-    def _with_averages(self) -> contextlib.AbstractContextManager[None]:
-        """The averaged weights in place of the current ones, if there are any."""
-        return self.averages.applied() if self.averages else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def _as_built(self) -> Iterator[bool]:
+        """The recipe has the networks that it built, with the averaged weights, if this is the main process.
+
+        All must enter it. A wrapped network talks to the other processes in each forward pass, and those are waiting.
+        """
+        prepared, main = self.recipe.networks, self.accelerator.is_main_process
+        with self.averages.applied() if self.averages else contextlib.nullcontext():
+            for name, network in self.built.items() if self.sharding else ():
+                weights = prepared[name].state_dict()
+                if main:
+                    network.to(self.accelerator.device).load_state_dict(weights)
+            self.recipe.networks = self.built
+            try:
+                yield main
+            finally:
+                self.recipe.networks = prepared
+                for network in self.built.values() if self.sharding else ():
+                    network.cpu()
 
     def _validation(self) -> Path:
         return self.config.output / "validation" / f"step-{self.step:08d}"
 
     def _validate(self) -> None:
-        """The recipe's held-out figures, on one process: the networks are unwrapped, since a wrapped one talks to the
-        other processes in each forward pass, and those are waiting. A signal gives it up; the resumed run does it."""
-        if self.accelerator.is_main_process and self.validated != self.step:
-            wrapped = self.recipe.networks
-            self.recipe.networks = {name: self.accelerator.unwrap_model(network) for name, network in wrapped.items()}
+        """The recipe's held-out figures, on one process. A signal gives it up; the resumed run does it."""
+        if self.validated != self.step:
+            with self._as_built() as main:
+                if main:
+                    self._measure()
             for network in self.recipe.networks.values():
-                network.eval()
-            try:
-                with (
-                    torch.no_grad(),
-                    self._with_averages(),
-                    self.stop.at_once(),
-                    put_in_place(self._validation()) as folder,
-                ):
-                    figures = self.recipe.validate(folder)
-                tqdm.write(f"step {self.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
-                self.accelerator.log({f"validation/{name}": value for name, value in figures.items()}, self.step)
-            except Stopped:
-                pass  # `_train` asks all processes about it next
-            finally:
-                for network in wrapped.values():
-                    network.train()
-                self.recipe.networks = wrapped
+                network.train()
         self.validated = self.step
         self.accelerator.wait_for_everyone()
 
+    def _measure(self) -> None:
+        for network in self.recipe.networks.values():
+            network.eval()
+        try:
+            with torch.no_grad(), self.stop.at_once(), put_in_place(self._validation()) as folder:
+                figures = self.recipe.validate(folder)
+        except Stopped:
+            return  # `_train` asks all processes about it next
+        tqdm.write(f"step {self.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        self.accelerator.log({f"validation/{name}": value for name, value in figures.items()}, self.step)
+
     def _export(self) -> None:
-        if self.accelerator.is_main_process:
-            with self._with_averages(), put_in_place_each(self.config.output) as folder:
-                self.recipe.export(folder)
+        with self._as_built() as main:
+            if main:
+                with put_in_place_each(self.config.output) as folder:
+                    self.recipe.export(folder)
         self.accelerator.wait_for_everyone()
 
     def _check_early(self) -> None:

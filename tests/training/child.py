@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,15 +22,15 @@ PATIENCE = 200.0
 
 
 @contextmanager
-def children() -> Iterator[Callable[..., BaseProcess]]:
-    """A function that starts `train` with its arguments in a new process; what still runs at the end is killed."""
+def children(target: Callable[..., None] | None = None) -> Iterator[Callable[..., BaseProcess]]:
+    """A function that starts `train`, or another, with its arguments in a new process; what still runs is killed."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["latentdiff.training.loop", "latentdiff.training.recipes", __name__])
     started = []
 
     def start(*arguments: Any, **options: Any) -> BaseProcess:
-        process = context.Process(target=train, args=arguments, kwargs=options)
+        process = context.Process(target=target or train, args=arguments, kwargs=options)
         process.start()
         started.append(process)
         return process
@@ -40,6 +41,20 @@ def children() -> Iterator[Callable[..., BaseProcess]]:
         for process in started:
             process.kill()
             process.join()
+
+
+def command(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
+    """One verb of the command line as one process of a group, with its output in a file."""
+    os.environ.update(environment)
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    import torch
+
+    from latentdiff.cli import main
+
+    torch.set_num_threads(1)
+    sys.exit(main(arguments))
 
 
 def train(
@@ -151,6 +166,28 @@ def wait_for(condition: Callable[[], object], what: str, *processes: BaseProcess
         assert time.monotonic() < end, f"no {what} after {PATIENCE} s"
         assert all(process.is_alive() for process in processes), f"a process ended before: {what}"
         time.sleep(0.02)
+
+
+def run_as_two(arguments: list[str], folder: Path) -> list[str]:
+    """What each of two processes of a verb of the command line said; both must succeed."""
+    logs = [folder / f"process-{rank}.log" for rank in (0, 1)]
+    with children(command) as start:
+        pair = [start(arguments, log, environment) for log, environment in zip(logs, ranks(2), strict=True)]
+        for process in pair:
+            process.join(PATIENCE)
+        assert [process.exitcode for process in pair] == [0, 0], [log.read_text()[-3000:] for log in logs]
+    return [log.read_text() for log in logs]
+
+
+def launch(*arguments: str, options: tuple[str, ...] = ("--num_processes", "1"), cwd: Path) -> str:
+    """What `accelerate launch OPTIONS train.py ARGUMENTS` says; it must succeed."""
+    given = [sys.executable, "-m", "accelerate.commands.launch", *options, str(ROOT / "train.py"), *arguments]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        given, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
 
 
 def ranks(count: int) -> list[dict[str, str]]:

@@ -3,8 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,9 +15,9 @@ from latentdiff.data.items import Draw, WaveItems, collate
 from latentdiff.errors import InputError
 from latentdiff.models.text import new_t5, new_tokenizer
 from latentdiff.training.recipes import RECIPES
+from tests.training.child import run_as_two
 from tests.training.conftest import debug_config, diffusion_parts
 
-ROOT = Path(__file__).parents[2]
 Configure = Callable[..., AnyRecipe]
 
 
@@ -39,12 +37,9 @@ def encoded(parts: list[str], tones: Path, tmp_path_factory: pytest.TempPathFact
     """A root of caches that two processes have filled."""
     work = tmp_path_factory.mktemp("two")
     save_config(debug_config("diffusion", tones, work / "run", *parts, f"latents={work / 'cache'}"), work / "it.yaml")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "latentdiff.cli",
-               "data", "encode", str(work / "it.yaml")]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stderr[-9000:]
-    assert done.stdout.count("20 latents to train on and 4 held out, 5 captions") == 1  # 4 wordings and the empty one
+    first, second = run_as_two(["data", "encode", str(work / "it.yaml")], work)
+    assert first.count("20 latents to train on and 4 held out, 5 captions") == 1  # 4 wordings and the empty one
+    assert "20 latents" not in second
     return work / "cache"
 
 

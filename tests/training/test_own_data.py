@@ -1,10 +1,8 @@
-"""Somebody's own folder, speech by espeak-ng: all four stages through `accelerate launch`, then a sound."""
+"""Somebody's own folder, speech by espeak-ng: four stages, the first through `accelerate launch`, then a sound."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -13,7 +11,9 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
+from latentdiff.cli import main
 from latentdiff.config import AnyRecipe
+from tests.training.child import launch
 from tests.training.conftest import debug_config, train
 
 ROOT = Path(__file__).parents[2]
@@ -21,43 +21,40 @@ WORDS = ("one two three", "good morning", "the rain has stopped", "latent diffus
 VOICES = (("low", 20, 120), ("high", 80, 180))
 
 
-def run(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
-
-
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed (apt-get install espeak-ng)")
-def test_own_recordings_become_a_generator(tmp_path: Path) -> None:
+def test_own_recordings_become_a_generator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     speech = tmp_path / "speech"
     speech.mkdir()
     lines = ["file_name,caption"]
     for i, words in enumerate(WORDS * 2):
         name, pitch, speed = VOICES[i % 2]
-        run("espeak-ng", "-p", pitch, "-s", speed + i, "-w", speech / f"{i}.wav", words, cwd=tmp_path)
+        spoken = ["espeak-ng", "-p", str(pitch), "-s", str(speed + i), "-w", str(speech / f"{i}.wav"), words]
+        subprocess.run(spoken, check=True)
         lines.append(f'{i}.wav,"a {name} voice says {words}"')
     (speech / "metadata.csv").write_text("\n".join(lines) + "\n")
-    scan = run(sys.executable, "-m", "latentdiff.cli", "data", "scan", speech, cwd=tmp_path)
-    assert "22050" in scan.stdout  # espeak-ng's rate; the recipes resample
+    assert main(["data", "scan", str(speech)]) == 0
+    assert "22050" in capsys.readouterr().out  # espeak-ng's rate; the recipes resample
 
     for stage in ("vae", "vocoder", "clap", "diffusion"):
-        run(
-            sys.executable, "-m", "accelerate.commands.launch", "--num_processes", 1, ROOT / "train.py",
-            ROOT / "configs" / "debug" / f"audio_{stage}.yaml", f"data.path={speech}", "data.held_out=0.2",
-            "train.batch_size=4", "train.max_steps=6", "train.overfit_check_steps=2", cwd=tmp_path,
-        )  # fmt: skip
+        command = [
+            str(ROOT / "configs" / "debug" / f"audio_{stage}.yaml"), f"data.path={speech}", "data.held_out=0.2",
+            "train.batch_size=4", "train.max_steps=6", "train.overfit_check_steps=2",
+        ]  # fmt: skip
+        if stage == "vae":
+            launch(*command, cwd=tmp_path)
+        else:
+            assert main(["train", *command]) == 0
     pipeline = tmp_path / "runs" / "debug" / "diffusion" / "pipeline"
     assert json.loads((pipeline / "model_index.json").read_text())["_class_name"] == "TextToAudioPipeline"
     assert list((tmp_path / "runs" / "debug").glob("*/logs/*/events*"))  # TensorBoard by default
 
-    run(
-        sys.executable, "-m", "latentdiff.cli", "generate", "a low voice says good morning", "-m", pipeline,
-        "-d", 1.5, "--seed", 3, "-o", tmp_path / "said.wav", cwd=tmp_path,
-    )  # fmt: skip
-    wave, rate = soundfile.read(tmp_path / "said.wav")
+    said = tmp_path / "said.wav"
+    asked = ["generate", "a low voice says good morning", "-m", str(pipeline), "-d", "1.5", "--seed", "3"]
+    assert main([*asked, "-o", str(said)]) == 0
+    wave, rate = soundfile.read(said)
     assert (len(wave), rate) == (24000, 16000) and abs(wave).max() > 1e-3
 
 

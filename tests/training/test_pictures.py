@@ -1,9 +1,6 @@
 """Pictures through the recipes of sounds: the VAE, the denoiser on its latents and on pixels, and somebody's own."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from latentdiff import InputError, TextToImagePipeline
+from latentdiff.cli import main
 from latentdiff.config import AnyRecipe, load_config
 from latentdiff.evaluation.judging import rank_names, top_accuracy
 from latentdiff.media.image import from_x
@@ -21,6 +19,7 @@ from latentdiff.models.judge import PictureJudge
 from latentdiff.models.loading import load_autoencoder
 from latentdiff.training.recipes import RECIPES
 from latentdiff.training.recipes.judge import augment_pictures
+from tests.training.child import launch
 from tests.training.conftest import debug_config, train
 
 ROOT = Path(__file__).parents[2]
@@ -174,32 +173,23 @@ def test_sounds_and_pictures_do_not_mix(
         RECIPES["diffusion"](debug_config("diffusion", tones, tmp_path, *parts), torch.device("cpu"))
 
 
-def run(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
-
-
-def test_own_pictures_become_a_generator(tmp_path: Path) -> None:
-    """A folder of drawings of all sizes: scan, both stages through `accelerate launch`, a grid of pictures."""
+def test_own_pictures_become_a_generator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of drawings of all sizes: scan, a stage through `accelerate launch`, the other, a grid of pictures."""
+    monkeypatch.chdir(tmp_path)
     drawings = draw(tmp_path / "drawings", 9, lambda i: (30 + 5 * i, 50))
-    scan = run(sys.executable, "-m", "latentdiff.cli", "data", "scan", drawings, cwd=tmp_path)
-    assert "Usable files     9" in scan.stdout and "Modes            RGBA: 9" in scan.stdout
-    for stage in ("vae", "diffusion"):
-        run(
-            sys.executable, "-m", "accelerate.commands.launch", "--num_processes", 1, ROOT / "train.py",
-            CONFIGS / f"image_{stage}.yaml", f"data.path={drawings}", "data.held_out=0.2", "data.size=[32, 24]",
-            "data.fit=pad", "train.batch_size=4", "train.max_steps=6", "train.overfit_check_steps=2", cwd=tmp_path,
-        )  # fmt: skip
+    assert main(["data", "scan", str(drawings)]) == 0
+    scan = capsys.readouterr().out
+    assert "Usable files     9" in scan and "Modes            RGBA: 9" in scan
+    asked = [f"data.path={drawings}", "data.held_out=0.2", "data.size=[32, 24]", "data.fit=pad", "train.batch_size=4",
+             "train.max_steps=6", "train.overfit_check_steps=2"]  # fmt: skip
+    launch(str(CONFIGS / "image_vae.yaml"), *asked, cwd=tmp_path)
+    assert main(["train", str(CONFIGS / "image_diffusion.yaml"), *asked]) == 0
     pipeline = tmp_path / "runs/debug/image-diffusion/pipeline"
     assert json.loads((pipeline / "model_index.json").read_text())["_class_name"] == "TextToImagePipeline"
-    run(
-        sys.executable, "-m", "latentdiff.cli", "generate", "a red circle", "-m", pipeline, "-n", 4,
-        "--seed", 3, "-o", tmp_path / "made.png", cwd=tmp_path,
-    )  # fmt: skip
+    wanted = ["generate", "a red circle", "-m", str(pipeline), "-n", "4", "--seed", "3"]
+    assert main([*wanted, "-o", str(tmp_path / "made.png")]) == 0
     sizes = {path.name: Image.open(path).size for path in tmp_path.glob("*.png")}
     assert sizes == {**{f"made-{i}.png": (24, 32) for i in (1, 2, 3, 4)}, "made-grid.png": (50, 66)}
 

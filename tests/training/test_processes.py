@@ -21,16 +21,6 @@ from tests.training.conftest import debug_config
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2"]
-SCRIPT = """
-import sys
-from pathlib import Path
-from accelerate import PartialState
-from latentdiff.training.launch import main
-code = main(sys.argv[1:])
-state = PartialState()
-Path(f"process-{state.process_index}").write_text(str(state.num_processes))
-sys.exit(code)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -40,23 +30,20 @@ def start() -> Iterator[Callable[..., BaseProcess]]:
 
 
 @pytest.mark.parametrize("stage", ["vae", "clap"])
-def test_two_processes_train_one_model(stage: str, tones: Path, tmp_path: Path) -> None:
-    script = tmp_path / "train_and_say.py"
-    script.write_text(SCRIPT)
-    command = [
-        sys.executable, "-m", *TORCHRUN, script,
-        ROOT / "configs" / "debug" / f"audio_{stage}.yaml", f"data.path={tones}", f"output={tmp_path / 'run'}",
-        "data.held_out=0.2", "data.seconds=0.512", "train.batch_size=4", "train.max_steps=3",
-        "train.checkpoint_every=3", "train.validate_every=3", "train.trackers=[]", "train.overfit_check_steps=2",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert [(tmp_path / f"process-{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
+def test_two_processes_train_one_model(
+    stage: str, start: Callable[..., BaseProcess], tones: Path, tmp_path: Path
+) -> None:
+    config = debug_config(stage, tones, tmp_path / "run", "train.max_steps=3", "train.checkpoint_every=3",
+                          "train.validate_every=3", "train.overfit_check_steps=2")  # fmt: skip
+    logs = [tmp_path / f"log-{rank}" for rank in (0, 1)]
+    pair = [start(config, log, environment=environment) for log, environment in zip(logs, ranks(2), strict=True)]
+    for process in pair:
+        process.join(200)
+    assert [process.exitcode for process in pair] == [0, 0], [log.read_text()[-3000:] for log in logs]
+    assert all(log.read_text().count("one-batch overfit check") == 1 for log in logs)
     manifest = json.loads((tmp_path / "run" / "checkpoints" / "step-00000003" / "manifest.json").read_text())
-    assert "random_states_1.pkl" in manifest["files"]  # the second rank took part
+    states = {name for name in manifest["files"] if name.startswith("random_states_")}
+    assert states == {"random_states_0.pkl", "random_states_1.pkl"}  # they knew each other: the world has two
     assert (tmp_path / "run" / stage / "config.json").is_file()
 
 

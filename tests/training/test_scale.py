@@ -1,35 +1,38 @@
 """The benchmarks of scale, at a small size: a sharded U-Net of which each rank holds its part, and cached items."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.timeout(900)
-ROOT = Path(__file__).parents[2]
+from latentdiff.config import UNetConfig
 
 
-def run(name: str, *arguments: str) -> str:
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 def test_each_of_many_ranks_holds_its_part() -> None:
-    said = run("fake_sharding", "--processes", "8", "--batch", "1", "--widths", "32", "64", "--layers", "1")
-    found = re.search(r"([\d.]+) M parameters; a rank holds ([\d.]+) MB of weights, ([\d.]+) MB with AdamW", said)
-    assert found, said
-    parameters, weights, resting = map(float, found.groups())
-    assert (
-        parameters > 0.5 and abs(weights / (4 * parameters / 8) - 1) < 0.05 and abs(resting / (3 * weights) - 1) < 0.05
-    )
+    import fake_sharding
+
+    unet = UNetConfig(block_out_channels=(32, 64), layers_per_block=1, attention=(True, True), norm_num_groups=32)
+    found = fake_sharding.measure(8, 1, unet)
+    assert found["parameters"] > 5e5
+    assert found["weights"] == pytest.approx(4 * found["parameters"] / 8, rel=0.05)
+    assert found["resting"] == pytest.approx(3 * found["weights"], rel=0.05)
+    assert found["peak"] > found["resting"]
 
 
-def test_a_larger_data_set_is_read_with_the_same_memory() -> None:
+def test_a_larger_data_set_is_read_with_the_same_memory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Anonymous memory only: timings are the benchmark's matter."""
-    said = run("scale", "--items", "1000", "20000", "--batches", "50")
-    small, large = (float(found) for found in re.findall(r"memory \+(-?[\d.]+) MB", said))
+    import scale
+
+    monkeypatch.setattr(sys, "argv", ["scale.py", "--items", "1000", "20000", "--batches", "50"])
+    scale.main()
+    small, large = (float(found) for found in re.findall(r"memory \+(-?[\d.]+) MB", capsys.readouterr().out))
     assert large < small + 5
