@@ -29,8 +29,8 @@ class Published(NamedTuple):
     source: str
     channels: int | None = None
     """Of z, where the autoencoder is another file's."""
-    tokens_width: int | None = None
-    """Of a published text encoder."""
+    tokens_width: int | tuple[int, int] | None = None
+    """Of a published text encoder, or of GPT-2 and a text encoder."""
     pooled_width: int | None = None
 
 
@@ -41,9 +41,14 @@ PUBLISHED = [
     Published("audioldm_s", "unet", 185.0, "AudioLDM's code (extra_film_use_concat)", channels=8, pooled_width=512),
     Published("audioldm_m", "unet", 416, "AudioLDM's released checkpoints", channels=8, pooled_width=512),
     Published("audioldm_l", "unet", 739, "AudioLDM, table 1", channels=8, pooled_width=512),
+    Published("audioldm2", "unet", 346, "AudioLDM2, its AudioCaps table", channels=8, tokens_width=(768, 1024)),
+    Published("audioldm2_large", "unet", 712, "AudioLDM2, its AudioCaps table", channels=8, tokens_width=(768, 1024)),
+    Published("auffusion", "unet", 859.5, "Stable Diffusion 1's, counted", channels=4, tokens_width=768),
+    Published("stable_diffusion_v1", "unet", 859.5, "its checkpoints, counted", channels=4, tokens_width=768),
     Published("tango", "unet", 866, "Tango, table 1", channels=8, tokens_width=1024),
     Published("hifigan_v1", "generator", 13.92, "HiFi-GAN, table 1"),
     Published("hifigan_v2", "generator", 0.92, "HiFi-GAN, table 1"),
+    Published("hifigan_v3", "generator", 1.46, "HiFi-GAN, table 1"),
     Published("ddpm_cifar10", "unet", 35.7, "DDPM, appendix B"),
     Published("improved_ddpm_cifar10", "unet", 52.5, "its UNetModel at the README's flags, counted"),
     Published("vdm_cifar10", "unet", 30.578, "its ScoreUNet at configs/cifar10.py, counted"),
