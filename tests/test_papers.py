@@ -11,7 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from latentdiff.config import DiffusionRecipe, ImageData, NewTextEncoder, VAERecipe, VocoderRecipe, load_config
+from latentdiff.config import (
+    ConsistencyRecipe,
+    DiffusionRecipe,
+    ImageData,
+    NewTextEncoder,
+    PlainUNetConfig,
+    VAERecipe,
+    VocoderRecipe,
+    load_config,
+)
 from latentdiff.media.mel import resolve_mel
 from latentdiff.models.autoencoder import build_autoencoder
 from latentdiff.models.denoiser import new_denoiser
@@ -51,6 +60,7 @@ PUBLISHED = [
     Published("hifigan_v3", "generator", 1.46, "HiFi-GAN, table 1"),
     Published("ddpm_cifar10", "unet", 35.7, "DDPM, appendix B"),
     Published("improved_ddpm_cifar10", "unet", 52.5, "its UNetModel at the README's flags, counted"),
+    Published("consistency_cifar10", "unet", 56.1, "Song et al. 2023, its NCSN++ counted"),
     Published("vdm_cifar10", "unet", 30.578, "its ScoreUNet at configs/cifar10.py, counted"),
     Published("mnist_x0", "unet", 1.707, "the UNet2DModel of the course's notebook"),
     Published("ldm_kl_f8", "autoencoder", 83.65, "the checkpoint kl-f8, counted"),
@@ -71,6 +81,9 @@ def build(row: Published) -> nn.Module:
             each = new_objective(config).output_channels
             with torch.device("meta"):
                 return new_denoiser(config.unet, channels, row.tokens_width or own, row.pooled_width, True, each)
+        case ConsistencyRecipe(unet=PlainUNetConfig() as sizes, data=ImageData(channels=channels)), "unet":
+            with torch.device("meta"):
+                return new_denoiser(sizes, channels, tokens_width=None, pooled_width=None)
         case DiffusionRecipe(text_encoder=NewTextEncoder() as sizes), "text_encoder":
             with torch.device("meta"):
                 return new_t5(sizes, sizes.vocabulary)

@@ -267,12 +267,25 @@ class ConsistencyRecipe(Recipe):
 
     stage: Literal["consistency"]
     data: AnyData
-    teacher: str
-    """Folder of a finished pipeline, or a bundled model's name. The student is one with its U-Net exchanged."""
+    teacher: str | None = None
+    """Folder of a finished pipeline, or a bundled model's name. The student is one with its U-Net exchanged. null: none
+    is needed to train a model of pixels without a prompt, on EDM's process."""
     method: ConsistencyMethod = DistillationConfig()
-    unet: UNetConfig | None = None
+    unet: AnyUNet | None = None
     """Sizes of a new student; null: a copy of the teacher's U-Net, weights and all."""
     default_steps: int = Field(4, gt=0)
+
+    @model_validator(mode="after")
+    def _teacher_or_not(self) -> Self:
+        if isinstance(self.unet, TwoStreamUNetConfig):
+            raise ValueError("unet.kind two_stream is for the stage diffusion; choose conditional or plain")
+        new = isinstance(self.data, ImageData) and isinstance(self.unet, PlainUNetConfig)
+        if self.teacher is None and not (new and self.method.kind == "training"):
+            raise ValueError(
+                "teacher is missing: name the folder of a finished pipeline. Without one there are only pictures, with "
+                "method.kind training and unet.kind plain"
+            )
+        return self
 
 
 class JudgeRecipe(EitherMedium):

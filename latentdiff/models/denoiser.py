@@ -6,7 +6,7 @@ from typing import TypeAlias
 import torch
 from diffusers import AudioLDM2UNet2DConditionModel, ConfigMixin, ModelMixin, UNet2DConditionModel, UNet2DModel
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
@@ -83,6 +83,13 @@ def predict(denoiser: Denoiser, z_t: Tensor, t: Tensor, tau: Conditioning) -> Te
     arguments = {} if isinstance(denoiser, (UNet2DModel, FourierUNet)) else tau.unet_arguments()
     output: Tensor = denoiser(z_t, t, **arguments).sample
     return output
+
+
+def without_fused_attention(denoiser: Denoiser) -> None:
+    """For training on a CPU, where the fused attention's backward pass is slow: a step takes 0.25 s, not 0.32 s."""
+    for module in denoiser.modules():
+        if isinstance(module, Attention):
+            module.set_processor(AttnProcessor())
 
 
 def new_denoiser(
