@@ -19,13 +19,15 @@ from latentdiff.diffusion.importance import ImportanceSampled
 from latentdiff.diffusion.learned_schedule import LearnedSchedule
 from latentdiff.diffusion.samplers import make_scheduler
 from latentdiff.models.denoiser import Denoiser, new_denoiser, predict
+from latentdiff.models.lora import save_lora
 from latentdiff.models.text import NOTHING, Conditioning
 from latentdiff.pipelines.base import LatentDiffusionPipeline
 from latentdiff.pipelines.text_to_audio import TextToAudioPipeline
 from latentdiff.pipelines.text_to_image import TextToImagePipeline
 from latentdiff.training.caches import SPLITS, Caches
 from latentdiff.training.conditioning import Listener, new_listener
-from latentdiff.training.first_stage import SoundStage, first_stage
+from latentdiff.training.finetuning import go_on_from
+from latentdiff.training.first_stage import SoundStage, first_stage, first_stage_of
 from latentdiff.training.objective import learned_schedule_of, new_objective, process_of, with_drawn_times
 from latentdiff.training.recipe import Losses, Recipe, Step
 
@@ -46,7 +48,7 @@ class ConditionedDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.unet, self.listener, self.schedule, self.times = unet, listener, schedule, times
-        self.heard_by = [name for name in listener.networks if name != "clap"]  # CLAP learns in a stage of its own
+        self.heard_by = list(listener.checkpointed)
         for name in self.heard_by:
             self.add_module(name, listener.parts[name])
 
@@ -74,7 +76,13 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
 
     def __init__(self, config: DiffusionRecipe, device: torch.device) -> None:
         super().__init__(config, device)
-        self.first_stage = first_stage(config, device)
+        self.finished = go_on_from(config, device) if config.init is not None else None
+        process = None
+        if self.finished is not None:
+            process, pipeline = self.finished.process, self.finished.pipeline
+            self.first_stage = first_stage_of(pipeline, self.finished.folder, config.data, device)
+        else:
+            self.first_stage = first_stage(config, device)
         self.prompted = config.conditioning == "prompt"
         caches = Caches(
             config.data,
@@ -83,23 +91,18 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
             make=self.fills_caches or config.latents is None,
         )
         rows = caches.rows()
-        self.objective = new_objective(config)
-        self.drawn = with_drawn_times(config, self.objective)
+        self.objective = new_objective(config, process, pixels=self.first_stage.vae is None)
+        self.drawn = with_drawn_times(config, self.objective, process)
         self.scheduler()  # refuses a sampler that cannot run the objective's process
         latents, self.held_out = (
             self.first_stage.latents(split, part, caches) for split, part in zip(SPLITS, rows, strict=True)
         )
-        self.listener = new_listener(config, rows[0].all_captions(), device)
+        if self.finished is not None:
+            self.listener = self.finished.listener(device)
+        else:
+            self.listener = new_listener(config, rows[0].all_captions(), device)
         self.latents = dataclasses.replace(latents, prompts=self.listener.prompts(config, rows[0], caches))
-        widths = self.listener.widths
-        self.unet = new_denoiser(
-            config.unet,
-            latent_channels=self.latents.mean.shape[1],
-            tokens_width=widths.tokens,
-            pooled_width=widths.pooled,
-            pooled_apart=widths.pooled_apart,
-            output_channels=self.objective.output_channels,
-        )
+        self.unet = self._unet(self.latents.mean.shape[1])
         if device.type == "cpu":  # the fused attention's backward pass is slow there: a step takes 0.25 s, not 0.32 s
             for module in self.unet.modules():
                 if isinstance(module, Attention):
@@ -109,6 +112,22 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
         self.networks = {"denoiser": whole}
         self.phases, self.averaged = {"denoiser": ("denoiser",)}, ("denoiser",)
         self.weights = {"loss": 1.0}
+
+    def _unet(self, channels: int) -> Denoiser:
+        """The finished pipeline's, or a new one, for latents of so many channels."""
+        if self.finished is not None:
+            self.finished.require_fitting(channels, self.objective.output_channels)
+            return self.finished.pipeline.unet
+        assert self.config.unet is not None
+        widths = self.listener.widths
+        return new_denoiser(
+            self.config.unet,
+            latent_channels=channels,
+            tokens_width=widths.tokens,
+            pooled_width=widths.pooled,
+            pooled_apart=widths.pooled_apart,
+            output_channels=self.objective.output_channels,
+        )
 
     @property
     def items(self) -> Dataset[dict[str, Any]]:
@@ -161,10 +180,15 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
 
     def scheduler(self) -> SchedulerMixin:
         """The sampler, on the process that is trained; a learned one as it is now."""
+        if self.finished is not None:
+            return self.finished.scheduler(self.config.sampler)
+        assert self.config.sampler is not None
         return make_scheduler(self.config.sampler, process_of(self.config, self.objective))
 
     def pipeline(self) -> LatentDiffusionPipeline:
         """What has been trained so far, as a user would use it."""
+        if self.finished is not None:
+            return self.finished.with_settings(self.config)
         parts: dict[str, Any] = {
             **self.listener.parts,
             "vae": self.first_stage.vae,
@@ -180,7 +204,10 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
         return TextToAudioPipeline(**parts, vocoder=self.first_stage.vocoder, default_seconds=self.config.data.seconds)
 
     def export(self, folder: Path) -> None:
-        """``OUTPUT/pipeline``."""
+        """``OUTPUT/pipeline``, or of low-rank matrices ``OUTPUT/lora``."""
+        if self.config.lora is not None:
+            save_lora(self.unet, folder / "lora")
+            return
         self.pipeline().save_pretrained(folder / "pipeline")
 
     def check(self) -> list[str]:
