@@ -1,23 +1,22 @@
-"""Low-rank matrices beside a U-Net's own (LoRA, Hu et al. 2021), by peft, in diffusers' file layout.
-
-peft is imported where it is used: nobody waits for it who does not.
-"""
+"""Low-rank matrices beside a U-Net's own (LoRA, Hu et al. 2021), trained by peft, in diffusers' file layout."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentdiff.errors import InputError
+from latentdiff.names import LORA_FILE
 
-FILE = "pytorch_lora_weights.safetensors"
-"""diffusers' name."""
 _PREFIX, _METADATA = "unet.", "lora_adapter_metadata"
 _NAME = "default"
+_OTHER_KINDS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
+"""Entries of peft's that would change what the two matrices mean."""
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -27,7 +26,7 @@ def add_lora(unet: nn.Module, rank: int, alpha: int | None, targets: Sequence[st
     Raises:
         InputError: if the U-Net has no such layers, or they are none that can have them.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig, inject_adapter_in_model  # an extra, and slow to import
 
     config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets))
     try:
@@ -47,12 +46,15 @@ def save_lora(unet: nn.Module, folder: Path) -> None:
     metadata = {_METADATA: json.dumps({_PREFIX + key: value for key, value in said.items()}), "format": "pt"}
     folder.mkdir(parents=True)
     save_file(
-        {_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, folder / FILE, metadata
+        {_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
+        folder / LORA_FILE,
+        metadata,
     )
 
 
+@torch.no_grad()
 def merge_lora(unet: nn.Module, source: Path) -> None:
-    """Add a saved LoRA to a U-Net's weights: W + alpha / rank B A.
+    """Add a saved LoRA to a U-Net's weights: W + alpha / rank B A. peft is not needed for it.
 
     Args:
         unet: is changed, or left as it was.
@@ -61,32 +63,21 @@ def merge_lora(unet: nn.Module, source: Path) -> None:
     Raises:
         InputError: if there is none, or it is of another U-Net.
     """
-    from peft import LoraConfig, LoraModel
-    from peft.utils import set_peft_model_state_dict
-
     state, said = _read(source)
     _require_fitting(unet, state, source)
-    targets = sorted(name.removesuffix(_DOWN) for name in state if name.endswith(_DOWN))
-    ranks = {name: state[name + _DOWN].shape[0] for name in targets}
-    alpha = said.get("lora_alpha")
-    config = LoraConfig(
-        r=ranks[targets[0]],
-        lora_alpha=ranks[targets[0]] if alpha is None else alpha,
-        target_modules=targets,
-        rank_pattern={f"^{name}$": rank for name, rank in ranks.items()},
-        alpha_pattern={f"^{name}$": rank for name, rank in ranks.items()} if alpha is None else {},
-    )
-    model = LoraModel(unet, config, _NAME)
-    set_peft_model_state_dict(unet, state, adapter_name=_NAME)
-    model.merge_and_unload()
-    del unet.peft_config
+    for name in sorted(name.removesuffix(_DOWN) for name in state if name.endswith(_DOWN)):
+        down, up = state[name + _DOWN].float(), state[name + _UP].float()
+        weight = cast(Tensor, unet.get_submodule(name).weight)
+        scale = said.get("lora_alpha", len(down)) / len(down)
+        change = (scale * up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
+        weight.copy_((weight.float() + change.to(weight.device)).to(weight.dtype))
 
 
 def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The U-Net's part of a file, and what its writer said of it."""
-    file = source / FILE if source.is_dir() else source
+    file = source / LORA_FILE if source.is_dir() else source
     if not file.is_file():
-        raise InputError(f"{source} is no LoRA: it has no {FILE}; training with lora writes OUTPUT/lora.")
+        raise InputError(f"{source} is no LoRA: it has no {LORA_FILE}; training with lora writes OUTPUT/lora.")
     try:
         with safe_open(file, "pt") as opened:
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dictionary)
@@ -98,6 +89,8 @@ def _read(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         what = f"{foreign[0]} is none" if foreign else "there are none"
         raise InputError(f"{file} is not a LoRA of a U-Net in diffusers' layout (unet.*{_DOWN}): {what}.")
     own = {name.removeprefix(_PREFIX): value for name, value in said.items()} if isinstance(said, dict) else {}
+    if other := [name for name in _OTHER_KINDS if own.get(name)]:
+        raise InputError(f"{file} is a LoRA with {other[0]}, which is not known here.")
     return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}, own
 
 
@@ -110,9 +103,9 @@ def _require_fitting(unet: nn.Module, state: dict[str, Tensor], source: Path) ->
         weight = getattr(layer, "weight", None)
         if weight is None:
             raise InputError(f"the LoRA {source} is of another model: this one's U-Net has no layer {name}.")
-        wide, found = (weight.shape[0], weight.shape[1]), (up.shape[0], down.shape[1])
-        if wide != found or up.shape[1] != down.shape[0]:
+        found = (*up.shape[:1], *down.shape[1:])
+        if found != tuple(weight.shape) or up.shape[1] != down.shape[0]:
             raise InputError(
-                f"the LoRA {source} is of another model: its {name} takes {found[1]} channels to {found[0]}, and that "
-                f"of this one's U-Net {wide[1]} to {wide[0]}."
+                f"the LoRA {source} is of another model: its {name} is of the shape {list(found)}, and that of this "
+                f"one's U-Net {list(weight.shape)}."
             )

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,8 @@ def go_on_from(config: DiffusionRecipe, device: torch.device) -> Finished:
         InputError: if there is none, it is of another medium, or it cannot be trained in this way.
     """
     assert config.init is not None
+    if config.lora is not None and find_spec("peft") is None:
+        raise InputError('lora needs peft, which is not installed: pip install "peft>=0.21".')
     pipeline, folder = _load(config.init, config.data)
     _check(pipeline, config.init)
     for part in pipeline.components.values():
