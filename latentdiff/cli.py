@@ -104,25 +104,10 @@ def generate(
 
     request = Request(
         prompts=[*(prompts or []), *(read_prompts(file) if file else [])],
-        model=model,
-        output=output,
-        duration=duration,
-        size=read_size(size) if size is not None else None,
-        num=num,
-        steps=steps,
-        guidance=guidance,
-        negative=negative,
-        seed=seed,
-        sampler=sampler,
-        device=device,
-        dtype=dtype,
-        overwrite=overwrite,
-        plot=plot,
-        resume=resume,
-        candidates=candidates,
-        ranker=ranker,
-        lora=tuple(lora or ()),
-    )
+        model=model, output=output, duration=duration, size=read_size(size) if size is not None else None, num=num,
+        steps=steps, guidance=guidance, negative=negative, seed=seed, sampler=sampler, device=device, dtype=dtype,
+        overwrite=overwrite, plot=plot, resume=resume, candidates=candidates, ranker=ranker, lora=tuple(lora or ()),
+    )  # fmt: skip
     run(request)
 
 

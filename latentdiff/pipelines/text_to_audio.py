@@ -181,16 +181,9 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         judge = self._judge(candidates, ranker, output_type)
         each = num_waveforms_per_prompt * candidates
         z = self.sample(
-            prompts,
-            self._latent_size(seconds),
-            each,
-            num_inference_steps,
-            guidance_scale,
-            negative_prompt,
-            generator,
-            latents,
-            callback_on_step_end,
-        )
+            prompts, self._latent_size(seconds), each, num_inference_steps, guidance_scale, negative_prompt, generator,
+            latents, callback_on_step_end,
+        )  # fmt: skip
         made = AudioOutput(audios=z, sampling_rate=self.mel.config.sampling_rate)
         if output_type != "latent":
             wave = self.decode(z)[:, : round(seconds * made.sampling_rate)].float().cpu()
