@@ -80,6 +80,9 @@ def generate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     plot: Annotated[bool, typer.Option("--plot", help="Draw a spectrogram PNG beside each sound.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Keep what is there, make the rest.")] = False,
+    candidates: Annotated[int | None, typer.Option(help="Sounds made for each file; CLAP keeps one.")] = None,
+    ranker: Annotated[str | None, typer.Option(help="CLAP that does it. [default: the model's own]")] = None,
+    lora: Annotated[list[str] | None, typer.Option(help="Folder of a LoRA; may be repeated.")] = None,
 ) -> None:
     """Make sounds or pictures from prompts.
 
@@ -87,6 +90,7 @@ def generate(
     gets a fresh name in the current folder. Several pictures of a prompt also come as one, NAME-grid.png. Each
     file carries its recipe, which `latentdiff info FILE` shows. With --resume and --seed a stopped run goes on, and
     several processes share the prompts (torchrun --nproc-per-node 8 -m latentdiff.cli generate ...).
+    With --candidates K a file takes K seeds; the one whose sound is kept is in its recipe.
 
     \b
     Examples:
@@ -100,22 +104,10 @@ def generate(
 
     request = Request(
         prompts=[*(prompts or []), *(read_prompts(file) if file else [])],
-        model=model,
-        output=output,
-        duration=duration,
-        size=read_size(size) if size is not None else None,
-        num=num,
-        steps=steps,
-        guidance=guidance,
-        negative=negative,
-        seed=seed,
-        sampler=sampler,
-        device=device,
-        dtype=dtype,
-        overwrite=overwrite,
-        plot=plot,
-        resume=resume,
-    )
+        model=model, output=output, duration=duration, size=read_size(size) if size is not None else None, num=num,
+        steps=steps, guidance=guidance, negative=negative, seed=seed, sampler=sampler, device=device, dtype=dtype,
+        overwrite=overwrite, plot=plot, resume=resume, candidates=candidates, ranker=ranker, lora=tuple(lora or ()),
+    )  # fmt: skip
     run(request)
 
 
@@ -305,7 +297,9 @@ def evaluate(
 
 @app.command()
 def info(
-    subject: Annotated[str, typer.Argument(metavar="MODEL_OR_FILE", help="Bundled name, folder, sound or PNG.")],
+    subject: Annotated[
+        str, typer.Argument(metavar="MODEL_OR_FILE", help="Bundled name, folder, hub id, sound or PNG.")
+    ],
 ) -> None:
     """Show a model's parts or the recipe of a sound or picture.
 

@@ -13,6 +13,9 @@ FEW_STEP_SAMPLER_NAMES = ("lcm", "cm")
 METRIC_NAMES = ("frechet", "kid", "kl", "inception", "clap", "prdc", "nearest", "judge", "round_trip", "nll")
 """The keys of `latentdiff.evaluation.registry`, which imports torch."""
 
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""diffusers' name for what a LoRA's folder holds."""
+
 MAX_SECONDS = 600.0
 """The longest sound that is made at once."""
 

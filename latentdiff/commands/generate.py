@@ -14,10 +14,11 @@ from latentdiff.commands.medium import MEDIA, Medium
 from latentdiff.commands.outputs import is_made, plan_outputs, require_same_recipe
 from latentdiff.errors import InputError
 from latentdiff.interop import folder as folders
-from latentdiff.interop.hub import peek
+from latentdiff.interop.hub import is_hub_id, peek
 from latentdiff.names import (
     BUNDLED,
     FEW_STEP_SAMPLER_NAMES,
+    LORA_FILE,
     MAX_SECONDS,
     MAX_SIDE,
     PIPELINES,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 MAX_STEPS = 1000
 MAX_FILES = 10_000_000
 MAX_SEED = 2**63 - 1
+MAX_CANDIDATES = 64
 KINDS = ("cuda", "mps", "xpu", "cpu")
 """Devices, best first; each is a module of torch with ``device_count``."""
 DTYPES = ("float32", "float16", "bfloat16")
@@ -58,6 +60,17 @@ class Request:
     plot: bool
     resume: bool = False
     """Keep the files that are there already; they must be those that would be made."""
+    candidates: int | None = None
+    """Sounds made for each file, of which CLAP chooses one."""
+    ranker: str | None = None
+    """A CLAP that chooses; None: the model's own."""
+    lora: tuple[str, ...] = ()
+    """Folders of LoRAs, all added to the model."""
+
+    @property
+    def each(self) -> int:
+        """Seeds of a file."""
+        return self.candidates or 1
 
     @property
     def replaces(self) -> bool:
@@ -109,19 +122,21 @@ def generate(request: Request) -> None:
     if not prompted:
         request = replace(request, prompts=["sample"])  # what the files are named after
     medium = MEDIA[medium_of(request.model)](request)
+    if request.candidates is not None:
+        require_clap(request)
     plot = request.plot
     files = plan_outputs(request.output, request.prompts, request.num, request.replaces, plot, medium.suffixes)
     medium.plan(files)
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     pipe = load_pipeline(request)
     prompts = [prompt for prompt in request.prompts for _ in range(request.num)] if prompted else None
-    batch = medium.batch(pipe)
+    batch = max(1, medium.batch(pipe) // request.each)
     rank, processes = share()
     for first in range(rank * batch, len(files), processes * batch):  # whole batches: what one process would compute
         part = slice(first, first + batch)
         some = prompts and prompts[part]
-        if left_over(request, medium, pipe, some, files[part], seed + first):
-            write_batch(request, medium, pipe, some, files[part], seed + first)
+        if left_over(request, medium, pipe, some, files[part], seed + first * request.each):
+            write_batch(request, medium, pipe, some, files[part], seed + first * request.each)
     said = request.prompts if prompted else None
     shared = {**recipe_of(request, pipe), "prompt": said, "seed": seed, "num": request.num}
     if sheet := medium.finish(shared):
@@ -145,8 +160,11 @@ def left_over(
     shared = recipe_of(request, pipe)
     for number, file in enumerate(files):
         if made[number]:
-            of_this = {"prompt": prompts[number] if prompts else None, "seed": seed + number}
-            require_same_recipe(file, medium.read(file), {**shared, **of_this})
+            found = medium.read(file)
+            seeds = range(seed + number * request.each, seed + (number + 1) * request.each)
+            kept = found["seed"] if found and found.get("seed") in seeds else seeds[0]
+            of_this = {"prompt": prompts[number] if prompts else None, "seed": kept}
+            require_same_recipe(file, found, {**shared, **of_this})
     return [file for file, there in zip(files, made, strict=True) if not there]
 
 
@@ -176,7 +194,13 @@ def check(request: Request) -> None:
     files = max(1, len(request.prompts)) * request.num
     if request.num < 1 or files > MAX_FILES:
         raise InputError(f"--num is {request.num}, {files} files in all; it must give from 1 to {MAX_FILES}.")
-    if request.seed is not None and not 0 <= request.seed <= MAX_SEED - files + 1:
+    if request.candidates is not None and not 2 <= request.candidates <= MAX_CANDIDATES:
+        raise InputError(f"--candidates is {request.candidates}; it must be from 2 to {MAX_CANDIDATES}.")
+    if request.ranker is not None and request.candidates is None:
+        raise InputError("--ranker chooses among candidates; say by --candidates how many are made.")
+    for source in request.lora:
+        require_lora(source)
+    if request.seed is not None and not 0 <= request.seed <= MAX_SEED - files * request.each + 1:
         raise InputError(f"--seed is {request.seed}; it and the seeds after it must stay from 0 to {MAX_SEED}.")
     if request.sampler is not None:
         _require_choice("sampler", request.sampler, (*SAMPLER_NAMES, *FEW_STEP_SAMPLER_NAMES))
@@ -210,6 +234,31 @@ def hears_prompts(request: Request) -> bool:
     return False
 
 
+def require_lora(source: str) -> None:
+    """Refuse what is no LoRA.
+
+    Raises:
+        InputError: naming it.
+    """
+    path = Path(source)
+    if not (path / LORA_FILE).is_file() and not (path.is_file() and path.suffix == ".safetensors"):
+        raise InputError(f"--lora {source} is no folder with {LORA_FILE}; training with lora writes OUTPUT/lora.")
+
+
+def require_clap(request: Request) -> None:
+    """Refuse to rank with a model that has no whole CLAP, by its ``model_index.json``.
+
+    Raises:
+        InputError: if no other ranker is named either.
+    """
+    index = folders.read_index(folder_of(request.model)) or {}
+    kinds = [entry[1] for entry in index.values() if isinstance(entry, list) and len(entry) == 2]
+    if request.ranker is None and not {"ClapModel", "ClapFeatureExtractor"} <= set(map(str, kinds)):
+        raise InputError(
+            f"--candidates are ranked by a CLAP for text and sound, and {request.model} has none; name one by --ranker."
+        )
+
+
 def folder_of(model: str) -> Path:
     """A folder with what names a model's parts; of a hub model no more than that is fetched.
 
@@ -220,8 +269,7 @@ def folder_of(model: str) -> Path:
         return bundled_folder(model)
     if Path(model).is_dir():
         return Path(model)
-    is_hub_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", model) and not Path(model).parent.exists()
-    if not is_hub_id:
+    if not is_hub_id(model):
         near = get_close_matches(model, BUNDLED, n=1, cutoff=0.0)[0]
         raise InputError(
             f"unknown model '{model}'; did you mean '{near}'? "
@@ -255,6 +303,8 @@ def load_pipeline(request: Request) -> Any:
         SafetensorError,
     ) as error:  # not to be fetched, or not such a model, or broken
         raise InputError(f"cannot load the model '{request.model}': {_reason(error)}.") from error
+    for source in request.lora:
+        pipe.load_lora_weights(source)
     pipe.set_progress_bar_config(disable=not sys.stderr.isatty())
     if request.sampler is not None:
         from latentdiff.diffusion.samplers import few_step_sampler, make_scheduler
@@ -273,7 +323,7 @@ def write_batch(
 
     from latentdiff.pipelines.base import GenerationError
 
-    seeds = range(seed, seed + len(files))
+    seeds = range(seed, seed + len(files) * request.each)
     generators = [torch.Generator().manual_seed(number) for number in seeds]  # on the CPU: alike on any device
     unprompted = {} if prompts else {"num_images_per_prompt": len(files)}
     try:
@@ -289,13 +339,16 @@ def write_batch(
     except GenerationError as error:
         raise InputError(f"nothing was written: {error}") from error
     said: list[str | None] = [*prompts] if prompts else [None] * len(files)
-    for prompt, file, its_seed, one in zip(said, files, seeds, medium.media(out), strict=True):
+    kept = seeds if request.candidates is None else [seeds[place] for place in out.chosen]
+    ranked = [medium.score(out, place) for place in range(len(files))]
+    for prompt, file, its_seed, one, score in zip(said, files, kept, medium.media(out), ranked, strict=True):
         if request.resume and is_made(file, request.plot):
             continue
         size, facts = medium.size(out, one)
         file.parent.mkdir(parents=True, exist_ok=True)
+        facts |= score
         medium.write(file, out, one, {**recipe_of(request, pipe), "prompt": prompt, "seed": its_seed, **facts})
-        print(f"{file}  {size}  seed {its_seed}", flush=True)
+        print(f"{file}  {size}  seed {its_seed}", *(f" {name} {value}" for name, value in score.items()), flush=True)
 
 
 def recipe_of(request: Request, pipe: Any) -> dict[str, Any]:
@@ -308,6 +361,9 @@ def recipe_of(request: Request, pipe: Any) -> dict[str, Any]:
         "guidance": request.guidance if request.guidance is not None else pipe.config.default_guidance,
         "sampler": request.sampler or sampler_name(pipe.scheduler),
         "model": request.model,
+        **({"lora": list(request.lora)} if request.lora else {}),
+        **({"candidates": request.candidates} if request.candidates else {}),
+        **({"ranker": request.ranker} if request.ranker else {}),
         "latentdiff": __version__,
     }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from latentdiff.errors import InputError
 from latentdiff.interop.folder import read_header, read_index, read_json
+from latentdiff.interop.hub import about, is_hub_id
 from latentdiff.names import BUNDLED, bundled_folder
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -25,7 +26,7 @@ class Component:
 
 
 def describe(subject: str) -> str:
-    """What a bundled model, a model's folder or a generated file says about itself, as plain text.
+    """What a bundled model, a model's folder or hub id or a generated file says about itself, as plain text.
 
     Raises:
         InputError: if it is none of these, or is broken.
@@ -37,8 +38,11 @@ def describe(subject: str) -> str:
         return describe_model(path)
     if path.is_file():
         return describe_file(path)
+    if is_hub_id(subject):
+        return describe_model(about(subject))
     raise InputError(
-        f"there is no '{subject}'; name a model's folder, a sound or picture file or one of {', '.join(BUNDLED)}."
+        f"there is no '{subject}'; name a model's folder or hub id (owner/name), a sound or picture file or one of "
+        f"{', '.join(BUNDLED)}."
     )
 
 
@@ -65,7 +69,9 @@ def describe_model(folder: Path) -> str:
         raise InputError(f"{folder} holds no model: it has neither model_index.json nor config.json.")
     lines += [f"Folder      {folder}", ""]
     lines += [_component_line(component) for component in components]
-    if len(components) > 1:
+    if not any(component.bytes for component in components):
+        lines.append("The weights are not here.")
+    elif len(components) > 1:
         whole = Component("total", "", {})
         whole.parameters = sum(component.parameters for component in components)
         whole.bytes = sum(component.bytes for component in components)

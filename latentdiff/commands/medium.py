@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from latentdiff.errors import InputError
 if TYPE_CHECKING:
     from latentdiff.commands.generate import Request
     from latentdiff.media.image import Sheet
+    from latentdiff.pipelines.ranking import Ranker
 
 BATCH_CLIPS, BATCH_SECONDS = 8, 80.0
 """Clips taken through the model at once: as many as fit both bounds, so that long clips go one by one."""
@@ -75,6 +77,10 @@ class Medium(ABC):
     def read(self, file: Path) -> dict[str, Any] | None:
         """The recipe inside a file."""
 
+    def score(self, out: Any, place: int) -> dict[str, Any]:
+        """What the recipe says of one that was chosen among candidates."""
+        return {}
+
     def finish(self, recipe: dict[str, Any]) -> Path | None:
         """Write what comes after all files; returns it."""
         return None
@@ -90,7 +96,20 @@ class Sounds(Medium):
         return max(1, min(BATCH_CLIPS, int(BATCH_SECONDS / seconds)))
 
     def arguments(self) -> dict[str, Any]:
-        return {"audio_length_in_s": self.request.duration}
+        arguments: dict[str, Any] = {"audio_length_in_s": self.request.duration}
+        if self.request.candidates is not None:
+            arguments |= {"candidates": self.request.candidates, "ranker": self.ranker}
+        return arguments
+
+    @cached_property
+    def ranker(self) -> Ranker | None:
+        """The CLAP that was asked for; None is the model's own."""
+        from latentdiff.pipelines.ranking import Ranker
+
+        return Ranker.from_pretrained(self.request.ranker) if self.request.ranker is not None else None
+
+    def score(self, out: Any, place: int) -> dict[str, Any]:
+        return {} if self.request.candidates is None else {"score": round(float(out.scores[place]), 4)}
 
     def media(self, out: Any) -> Sequence[Any]:
         return list(out.audios)
@@ -116,7 +135,7 @@ class Sounds(Medium):
 class Pictures(Medium):
     """PNG files, and one of them all where each prompt has several."""
 
-    suffixes, foreign, called = (".png",), ("duration", "plot"), "pictures"
+    suffixes, foreign, called = (".png",), ("duration", "plot", "candidates", "ranker"), "pictures"
     sheet: Sheet | None = None
     grid: Path | None = None
 

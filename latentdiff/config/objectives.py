@@ -11,8 +11,8 @@ from latentdiff.config.sections import Section
 
 
 class _OnDiscreteTimes(Section):
-    prediction: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    """What the network says: the noise, z_0, or v (diffusers' names)."""
+    prediction: Literal["epsilon", "sample", "v_prediction"] | None = "epsilon"
+    """What the network says: the noise, z_0, or v (diffusers' names); null where ``init`` says it."""
     times: Literal["uniform", "importance"] = "uniform"
     """How t is drawn: alike, or more often where the loss varies more (improved DDPM, section 3.3)."""
 

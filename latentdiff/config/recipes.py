@@ -15,6 +15,7 @@ from latentdiff.config.sections import (
     DataConfig,
     GeneratorConfig,
     ImageData,
+    LoRAConfig,
     MelSection,
     NewTextEncoder,
     NoiseScheduleConfig,
@@ -37,6 +38,14 @@ def _is_of_pictures(values: Any) -> bool:
 
 _WITHOUT_PROMPT = {"text_encoder": None, "caption_dropout": 0.0, "default_guidance": 1.0}
 """What the keys of a `DiffusionRecipe` mean where ``conditioning`` is ``none``."""
+
+_OF_INIT: dict[str, Any] = {
+    **dict.fromkeys(("vae", "vocoder", "text_encoder", "clap", "language_model", "adapter", "unet", "schedule")),
+    **{"clap_condition": "text", "pooled_tokens": False},
+}
+"""What a finished pipeline says itself, and how these keys of a `DiffusionRecipe` stand where ``init`` names one."""
+_LEFT_TO_INIT = ("sampler", "default_steps", "default_guidance")
+"""Keys that are null where the pipeline's own stay."""
 
 _OWN_PROCESS = [get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(ContinuousObjective)]
 
@@ -115,10 +124,18 @@ class CLAPRecipe(Recipe):
 
 
 class DiffusionRecipe(Recipe):
-    """Train the denoiser (and, if it is new, the text encoder) on latents."""
+    """Train the denoiser (and, if it is new, the text encoder) on latents; or a finished one further."""
 
     stage: Literal["diffusion"]
     data: AnyData
+    init: str | None = None
+    """A finished pipeline to go on from: a bundled name, a folder or a hub id, of ours or of a published family. It
+    brings the parts, the noise schedule and the prediction; null: new ones, by the keys below."""
+    lora: LoRAConfig | None = None
+    """With ``init``: only low-rank matrices learn, and OUTPUT/lora is what is saved; null: all of the U-Net does."""
+    train_text_encoder: bool = True
+    """With ``init`` and without ``lora``: the T5 of a pipeline of ours learns on. False keeps it as it is, as published
+    families' encoders always are."""
     conditioning: Literal["prompt", "none"] = "prompt"
     """What steers the denoiser. With ``none`` it makes pictures like the data, whose captions are not read."""
     vae: Annotated[str | None, BeforeValidator(lambda vae: None if vae == "none" else vae)]
@@ -142,7 +159,7 @@ class DiffusionRecipe(Recipe):
     pooled_tokens: bool = False
     """Also add the mean of the T5 tokens to the time embedding (FiLM): what the prompt is about reaches every
     layer at once, and is learnt much sooner than through attention alone. Where CLAP is given, it has that place."""
-    unet: AnyUNet = UNetConfig()
+    unet: AnyUNet | None = UNetConfig()
     objective: AnyObjective = SimpleObjective()
     schedule: NoiseScheduleConfig | None = NoiseScheduleConfig()
     """The process of objectives on discrete times; null for the others, which say their own."""
@@ -151,10 +168,10 @@ class DiffusionRecipe(Recipe):
     1 / sqrt(n); null: all rows alike."""
     caption_dropout: float = Field(0.1, ge=0, lt=1)
     """Chance of the empty caption, which classifier-free guidance needs."""
-    sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc", "heun", "euler"] = "dpmsolver++"
-    """The saved pipeline's scheduler, with its default number of steps and guidance scale."""
-    default_steps: int = Field(20, gt=0)
-    default_guidance: float = Field(3.0, ge=0)
+    sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc", "heun", "euler"] | None = "dpmsolver++"
+    """The saved pipeline's scheduler, with its default number of steps and guidance scale; null: those of ``init``."""
+    default_steps: int | None = Field(20, gt=0)
+    default_guidance: float | None = Field(3.0, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -162,6 +179,38 @@ class DiffusionRecipe(Recipe):
         if not isinstance(values, dict) or values.get("conditioning") != "none":
             return values
         return {**_WITHOUT_PROMPT, **values}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _left_to_init(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not values.get("init"):
+            return values
+        objective = values.get("objective", {})
+        if isinstance(objective, dict) and objective.get("kind") not in _OWN_PROCESS:
+            objective = {"prediction": None, **objective}
+        return {**dict.fromkeys(_LEFT_TO_INIT), **_OF_INIT, **values, "objective": objective}
+
+    @model_validator(mode="after")
+    def _parts_of_init(self) -> Self:
+        prediction = getattr(self.objective, "prediction", None)
+        if self.init is None:
+            nothing = [key for key in ("unet", *_LEFT_TO_INIT) if getattr(self, key) is None]
+            if nothing or (prediction is None and not isinstance(self.objective, ContinuousObjective)):
+                raise ValueError(f"{(nothing or ['objective.prediction'])[0]} is null, which only init can stand for")
+            if self.lora is not None or not self.train_text_encoder:
+                key = "lora" if self.lora is not None else "train_text_encoder"
+                raise ValueError(f"{key} is a key for going on from a finished model; name it by init")
+            return self
+        if self.conditioning == "none":
+            raise ValueError("conditioning is none, and init is for models that hear prompts; leave out one of the two")
+        for key, value in _OF_INIT.items():
+            if getattr(self, key) != value:
+                raise ValueError(f"{key} comes from init, {self.init}; leave it out")
+        if isinstance(self.objective, ContinuousObjective):
+            raise ValueError(f"objective.kind is {self.objective.kind}, which says its own process; init brings one")
+        if prediction is not None:
+            raise ValueError(f"objective.prediction comes from init, {self.init}; leave it out")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -175,7 +224,7 @@ class DiffusionRecipe(Recipe):
         own = isinstance(self.objective, ContinuousObjective)
         if own and self.schedule is not None:
             raise ValueError(f"objective.kind is {self.objective.kind}, which says its own process; leave schedule out")
-        if not own and self.schedule is None:
+        if not own and self.schedule is None and self.init is None:
             raise ValueError("schedule is null, and the objective needs one; leave it out for the default")
         return self
 
@@ -210,7 +259,7 @@ class DiffusionRecipe(Recipe):
                 if getattr(self, key) is not None:
                     raise ValueError(f"{key} is a key for sounds, and data.kind is image; leave it out")
             return self
-        for key in ("vae", "vocoder"):
+        for key in ("vae", "vocoder") if self.init is None else ():
             if getattr(self, key) is None:
                 raise ValueError(f"{key} is missing: sounds need one, name its folder or hub id")
         return self

@@ -184,6 +184,16 @@ class GeneratorConfig(Section):
     resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
 
 
+class LoRAConfig(Section):
+    """Low-rank matrices beside a frozen U-Net's (Hu et al. 2021), by peft: W + alpha / rank B A."""
+
+    rank: int = Field(8, gt=0)
+    alpha: int | None = Field(None, gt=0)
+    """null: the rank, so that B A is added as it is."""
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Ends of the names of the layers that get them; by default all projections of the attention."""
+
+
 class NewTextEncoder(Section):
     """A T5 encoder trained jointly, with a tokenizer learnt from the captions."""
 

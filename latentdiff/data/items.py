@@ -182,12 +182,16 @@ class PictureItems(MediaItems):
         return [0.5]
 
 
+SEQUENCES = {"tokens": "length", "tokens_1": "length_1"}
+"""Token sequences (N, D) of an item, and under what name their length N stands."""
+
+
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stacks tensors and lists the rest; ``tokens`` are padded with zeros to the longest."""
+    """Stacks tensors and lists the rest; token sequences are padded with zeros to the longest."""
     batch: dict[str, Any] = {}
     for key in items[0]:
         values = [item[key] for item in items]
-        if key == "tokens":
+        if key in SEQUENCES:
             batch[key] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
         else:
             batch[key] = torch.stack(values) if isinstance(values[0], torch.Tensor) else values

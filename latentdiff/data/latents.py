@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from latentdiff.data.cache import Parts, columns, process, put, wait
-from latentdiff.data.items import Draw, MediaItems
+from latentdiff.data.items import SEQUENCES, Draw, MediaItems
 from latentdiff.data.stored_rows import StoredRows
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -54,7 +54,8 @@ class Prompts:
     """Embeddings by what does not learn, each of them in one of these."""
 
     captions: Parts | None = None
-    """``tokens`` (N, D) and ``pooled`` (P,), or one of them, of each different caption; of the empty one last."""
+    """``tokens`` (N, D), ``tokens_1`` (M, E) and ``pooled`` (P,), or some of them, of each different caption; of the
+    empty one last."""
     sounds: Parts | None = None
     """``heard`` (P,) of the standard crop of each row."""
 
@@ -63,13 +64,12 @@ class Prompts:
         return self.captions[len(self.captions) - 1] if self.captions else {}
 
     def of(self, caption: int, row: int) -> dict[str, Tensor]:
-        """``tokens`` (N, D) with their ``length`` and ``pooled`` (P,), or one of them."""
+        """Token sequences with their lengths and ``pooled`` (P,), or some of them."""
         told = self.captions[caption] if self.captions else {}
         if self.sounds:
             told["pooled"] = self.sounds.read("heard", row)
-        if "tokens" in told:
-            told["length"] = torch.tensor(len(told["tokens"]))
-        return told
+        lengths = {length: torch.tensor(len(told[name])) for name, length in SEQUENCES.items() if name in told}
+        return told | lengths
 
 
 @dataclass(frozen=True)

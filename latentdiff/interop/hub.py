@@ -1,6 +1,7 @@
 """Models by hub id: fetched into the hub's cache, without pickles where that can be, then read like any folder."""
 
 import os
+import re
 from pathlib import Path
 
 from latentdiff.errors import InputError
@@ -8,7 +9,22 @@ from latentdiff.interop.folder import INDEX
 
 _LIGHT = ["*.json", "*.txt", "*.model"]
 _PEEK = [INDEX, "condition_config.json", "vocoder/config.json", "vocoder/*.json"]
+_ABOUT = [INDEX, "condition_config.json", "config.json", "*/config.json", "*/scheduler_config.json", "README.md"]
 _NOT = ["*.fp16.*", "*non_ema*", "*.msgpack", "*.onnx", "*.h5", "safety_checker/*"]
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether it is owner/name, and not a path with a first part that exists here."""
+    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name)) and not Path(name).parent.exists()
+
+
+def about(name: str) -> Path:
+    """A folder with what a hub model says of itself; weights are in it only if they have been fetched before.
+
+    Raises:
+        InputError: if the model cannot be had.
+    """
+    return _snapshot(name, None, None, _ABOUT)
 
 
 def peek(name: str) -> Path:

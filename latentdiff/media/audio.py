@@ -102,7 +102,7 @@ def read_audio(
         wave = np.concatenate([block.mean(axis=1) for block in _blocks(file, path, start, count)])
     if sampling_rate is None or sampling_rate == rate:
         return wave, rate
-    return _resample(wave, rate, sampling_rate), sampling_rate
+    return resample(wave, rate, sampling_rate), sampling_rate
 
 
 def audio_seconds(path: str | Path) -> float:
@@ -319,7 +319,7 @@ def _library_text(error: Exception) -> str:
     return text.removeprefix("Error : ").rstrip(".")
 
 
-def _resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:
+def resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:
     import soxr
 
     return soxr.resample(wave, rate, target).astype(np.float32, copy=False)

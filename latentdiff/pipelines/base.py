@@ -22,6 +22,7 @@ from latentdiff.interop.folder import recognise
 from latentdiff.interop.hub import fetch
 from latentdiff.interop.load import load_own, load_parts
 from latentdiff.models.denoiser import predict
+from latentdiff.models.lora import merge_lora
 from latentdiff.models.prompts import prompt_encoder
 from latentdiff.models.text import Conditioning, concatenate
 from latentdiff.models.vocabulary import Vocabulary
@@ -100,6 +101,17 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         super().save_pretrained(save_directory, **kwargs)
         if self.vocabulary is not None:
             self.vocabulary.save(Path(save_directory))
+
+    def load_lora_weights(self, source: str | Path) -> None:
+        """Add a LoRA to the U-Net's weights; several may be added. There is no way back but to load the model again.
+
+        Args:
+            source: a folder that training with ``lora`` wrote, or any in diffusers' layout for the U-Net.
+
+        Raises:
+            InputError: if it is none, or of another model.
+        """
+        merge_lora(self.unet, Path(source))
 
     @property
     def hears_prompts(self) -> bool:

@@ -31,6 +31,7 @@ from latentdiff.pipelines.base import (
     LatentDiffusionPipeline,
     require_output_type,
 )
+from latentdiff.pipelines.ranking import Ranker, best_of
 
 
 @dataclass
@@ -41,6 +42,10 @@ class AudioOutput(BaseOutput):
     """float32 (B, samples); latents (B, C, h, w) for ``output_type="latent"``."""
     sampling_rate: int
     """Hz; no diffusers output carries it, and people save at the wrong rate."""
+    scores: np.ndarray | None = None
+    """(B,), CLAP's cosine of each kept waveform and its prompt, where there were candidates."""
+    chosen: np.ndarray | None = None
+    """(B,), the places of the kept ones among all (B * candidates,) that were made."""
 
 
 class TextToAudioPipeline(LatentDiffusionPipeline):
@@ -144,6 +149,8 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         callback_on_step_end: Callback | None = None,
         output_type: str = "np",
         return_dict: bool = True,
+        candidates: int = 1,
+        ranker: Ranker | None = None,
     ) -> AudioOutput | tuple[np.ndarray | Tensor, int]:
         """Waveforms of prompts.
 
@@ -154,11 +161,13 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             guidance_scale: classifier-free guidance; 1 or less turns it off.
             negative_prompt: what to steer away from; by default the empty caption.
             num_waveforms_per_prompt: waveforms of each prompt, one after the other in the output.
-            generator: one for all, or a list of one for each waveform, which then does not depend on the others.
+            generator: one for all, or a list of one for each waveform (each candidate), which is then independent.
             latents: unit noise (B, C, h, w) to start from.
             callback_on_step_end: diffusers' callback; set ``pipeline._interrupt = True`` in it to stop early.
             output_type: ``np``, ``pt`` or ``latent``.
-            return_dict: an `AudioOutput`, or else a tuple of the same.
+            return_dict: an `AudioOutput`, or else a tuple of waveforms and rate.
+            candidates: of so many for each waveform, the one that the ranker finds nearest to its prompt is kept.
+            ranker: judges candidates; None is the model's own CLAP.
 
         Raises:
             InputError: for a bad argument, before anything is computed.
@@ -169,24 +178,41 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         if not 0 < seconds <= MAX_SECONDS:
             raise InputError(f"a duration of {seconds} s cannot be made; give more than 0 and at most {MAX_SECONDS:g}.")
         require_output_type(output_type, ("np", "pt", "latent"))
+        judge = self._judge(candidates, ranker, output_type)
+        each = num_waveforms_per_prompt * candidates
         z = self.sample(
-            prompts,
-            self._latent_size(seconds),
-            num_waveforms_per_prompt,
-            num_inference_steps,
-            guidance_scale,
-            negative_prompt,
-            generator,
-            latents,
-            callback_on_step_end,
-        )
-        media: np.ndarray | Tensor = z
+            prompts, self._latent_size(seconds), each, num_inference_steps, guidance_scale, negative_prompt, generator,
+            latents, callback_on_step_end,
+        )  # fmt: skip
+        made = AudioOutput(audios=z, sampling_rate=self.mel.config.sampling_rate)
         if output_type != "latent":
-            wave = self.decode(z)[:, : round(seconds * self.mel.config.sampling_rate)].float().cpu()
-            media = wave.numpy() if output_type == "np" else wave
+            wave = self.decode(z)[:, : round(seconds * made.sampling_rate)].float().cpu()
+            if judge is not None:
+                scores = judge(wave.numpy(), made.sampling_rate, [text for text in prompts for _ in range(each)])
+                made.chosen = best_of(scores, candidates)
+                wave, made.scores = wave[made.chosen], scores[made.chosen]
+            made.audios = wave.numpy() if output_type == "np" else wave
         self.maybe_free_model_hooks()
-        rate = self.mel.config.sampling_rate
-        return AudioOutput(audios=media, sampling_rate=rate) if return_dict else (media, rate)
+        return made if return_dict else (made.audios, made.sampling_rate)
+
+    def _judge(self, candidates: int, ranker: Ranker | None, output_type: str) -> Ranker | None:
+        """What ranks candidates; None where there is one of each.
+
+        Raises:
+            InputError: if nothing here can rank.
+        """
+        if candidates < 1:
+            raise InputError(f"{candidates} candidates cannot be made; give at least 1.")
+        if candidates == 1:
+            return None
+        if output_type == "latent":
+            raise InputError("candidates are ranked by how they sound, and latents were asked for; choose np or pt.")
+        if ranker is not None:
+            ranker.clap.to(self._execution_device)
+            return ranker
+        if not isinstance(self.clap, ClapModel) or self.feature_extractor is None:
+            raise InputError("this model has no whole CLAP to rank candidates with; give one as the ranker.")
+        return Ranker(self.clap, self.clap_tokenizer, self.feature_extractor)
 
     def decode(self, z: Tensor) -> Tensor:
         """Waveforms (B, samples) of scaled latents (B, C, h, w)."""

@@ -17,7 +17,6 @@ from latentdiff.data.items import MediaItems, split_usable
 from latentdiff.data.latents import Encode, LatentItems, Prompts, encode_prompts, encode_rows, encode_sounds
 from latentdiff.data.shards import is_there, list_data, root_of
 from latentdiff.data.stored_rows import StoredRows, store_rows
-from latentdiff.models.loading import weights_hash
 
 SPLITS = ("train", "held_out")
 
@@ -64,19 +63,18 @@ class Caches:
     def prompts(
         self,
         rows: StoredRows,
-        sources: dict[str, Any],
+        sources: dict[str, str],
         embed: Callable[[list[str]], dict[str, Any]] | None,
         sounds: MediaItems | None,
         hear: Callable[[Any], torch.Tensor],
     ) -> Prompts:
         """Embeddings of the captions of the training rows, and of the sounds if they are to be heard.
 
-        ``sources`` says by name what makes them: the folder or hub id of each part that does not learn.
+        ``sources`` says by name what identifies each part that makes them.
         """
         if embed is None:
             return Prompts()
-        weights = {name: weights_hash(s) if isinstance(s, str) else "none" for name, s in sources.items()}
-        cache = Cache(self.root, "prompts", {**self.data, **weights, "sounds": sounds is not None})
+        cache = Cache(self.root, "prompts", {**self.data, **sources, "sounds": sounds is not None})
         cache.begin(self.make)
         captions = encode_prompts(rows, cache.folder, embed)
         return Prompts(captions, encode_sounds(sounds, cache.folder, hear) if sounds is not None else None)

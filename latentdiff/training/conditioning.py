@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from latentdiff.config import DiffusionRecipe, NewTextEncoder
-from latentdiff.data.items import WaveItems
+from latentdiff.data.items import SEQUENCES, WaveItems
 from latentdiff.data.latents import Prompts
 from latentdiff.data.stored_rows import StoredRows
 from latentdiff.errors import InputError
 from latentdiff.models.clap import audio_features, embed_audio, load_clap
+from latentdiff.models.loading import weights_hash
 from latentdiff.models.prompts import ConditionAdapter, PromptEncoder, prompt_encoder
 from latentdiff.models.text import NOTHING, Conditioning, load_text_encoder, new_t5, new_tokenizer
 from latentdiff.training.caches import Caches
@@ -48,11 +49,18 @@ class Listener:
         for part in self.networks.values():
             part.to(device)
         self.encoder: PromptEncoder | None = prompt_encoder(parts, pooled) if parts else None
+        self.sources: dict[str, str] = {}
+        """What identifies the parts that do not learn, by name; "none" for one that is not there or learns."""
 
     @property
     def networks(self) -> dict[str, nn.Module]:
         """Those of the parts that have weights."""
         return {name: part for name, part in self.parts.items() if isinstance(part, nn.Module)}
+
+    @property
+    def checkpointed(self) -> dict[str, nn.Module]:
+        """Those that are saved with the U-Net."""
+        return {name: part for name, part in self.networks.items() if name != "clap"}  # it learns in a stage of its own
 
     @torch.no_grad()
     def read(self, captions: list[str], known: Conditioning = NOTHING) -> Conditioning:
@@ -66,9 +74,10 @@ class Listener:
     def embed(self, captions: list[str]) -> dict[str, Any]:
         """What `read` says as rows for the cache: tokens (N, D) each, pooled embeddings (B, P)."""
         read, told = self.read(captions), dict[str, Any]()
-        if read.tokens is not None:
-            masks = read.mask if read.mask is not None else torch.ones(read.tokens.shape[:2])
-            told["tokens"] = [row[: int(real.sum())] for row, real in zip(read.tokens, masks, strict=True)]
+        for name, tokens, mask in (("tokens", read.tokens, read.mask), ("tokens_1", read.tokens_1, read.mask_1)):
+            if tokens is not None:
+                masks = mask if mask is not None else torch.ones(tokens.shape[:2])
+                told[name] = [row[: int(real.sum())] for row, real in zip(tokens, masks, strict=True)]
         if read.pooled is not None:
             told["pooled"] = read.pooled
         return told
@@ -83,27 +92,29 @@ class Listener:
         sounds, features = None, self.parts.get("feature_extractor")
         if features is not None and config.clap_condition == "audio":
             sounds = WaveItems(rows, features.sampling_rate, features.nb_max_samples)
-        sources: dict[str, Any] = {"text_encoder": config.text_encoder, "clap": config.clap}
-        frozen = any(isinstance(source, str) for source in sources.values())
-        if config.adapter is not None:  # it reads the real tokens only
-            sources["adapter"] = None
+        sources = self.sources
+        frozen = any(source != "none" for source in sources.values())
         return caches.prompts(rows, sources, self.embed if frozen else None, sounds, self.hear)
 
     def told(self, batch: dict[str, Any], dropped: Tensor, empty: dict[str, Tensor]) -> Conditioning:
         """The cached embeddings of a batch, ``empty`` where the caption was dropped (B,)."""
         dropped = dropped.to(self.device)
-        tokens = mask = pooled = None
-        if "tokens" in batch:
-            silence = empty["tokens"].to(self.device)
-            longest = max(batch["tokens"].shape[1], len(silence))
-            tokens = nn.functional.pad(batch["tokens"], (0, 0, 0, longest - batch["tokens"].shape[1]))
+        told: dict[str, tuple[Tensor | None, Tensor | None]] = {}
+        for name, its_length in SEQUENCES.items():
+            if name not in batch:
+                continue
+            silence = empty[name].to(self.device)
+            longest = max(batch[name].shape[1], len(silence))
+            said = nn.functional.pad(batch[name], (0, 0, 0, longest - batch[name].shape[1]))
             nothing = nn.functional.pad(silence, (0, 0, 0, longest - len(silence)))
-            tokens = torch.where(dropped[:, None, None], nothing, tokens)
-            length = batch["length"].masked_fill(dropped, len(silence))
-            mask = (torch.arange(longest, device=self.device) < length[:, None]).long()
+            length = batch[its_length].masked_fill(dropped, len(silence))
+            real = (torch.arange(longest, device=self.device) < length[:, None]).long()
+            told[name] = torch.where(dropped[:, None, None], nothing, said), real
+        pooled = None
         if "pooled" in batch:
             pooled = torch.where(dropped[:, None], empty["pooled"].to(self.device), batch["pooled"])
-        return Conditioning(tokens, mask, pooled)
+        (tokens, mask), (tokens_1, mask_1) = (told.get(name, (None, None)) for name in SEQUENCES)
+        return Conditioning(tokens, mask, pooled, tokens_1, mask_1)
 
     @property
     def widths(self) -> TauWidths:
@@ -153,6 +164,10 @@ def new_listener(config: DiffusionRecipe, captions: Iterable[str], device: torch
     if config.adapter is not None:
         parts["adapter"] = ConditionAdapter(parts["text_encoder"].config.hidden_size, config.adapter)
     listener = Listener(parts, config.pooled_tokens, device)
+    named = {"text_encoder": config.text_encoder, "clap": config.clap}
+    listener.sources = {name: weights_hash(it) if isinstance(it, str) else "none" for name, it in named.items()}
+    if config.adapter is not None:  # it reads the real tokens only
+        listener.sources["adapter"] = "none"
     if config.pooled_tokens and config.clap is None and listener.widths.pooled is None:
         raise InputError("pooled_tokens is true, and there are no tokens of a T5 to take the mean of; leave it out.")
     return listener

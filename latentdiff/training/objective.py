@@ -1,5 +1,6 @@
 """The one place where a configured objective becomes a class of `latentdiff.diffusion`, with the process it runs."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from latentdiff.config import DiffusionRecipe
@@ -19,23 +20,32 @@ from latentdiff.diffusion.continuous_objectives import EDM, ContinuousTime, Flow
 from latentdiff.diffusion.importance import ImportanceSampled
 from latentdiff.diffusion.learned_schedule import LearnedSchedule
 from latentdiff.diffusion.objectives import P2, VLB, DenoisingObjective, Hybrid, Objective, one_step_vae
-from latentdiff.diffusion.process import EDMSchedule, FlowSchedule
+from latentdiff.diffusion.process import EDMSchedule, FlowSchedule, prediction_of
 from latentdiff.diffusion.schedule import DiscreteSchedule, LogLinearSchedule
 
 Decoder = Literal["none", "discretised"]
 
 
-def new_objective(config: DiffusionRecipe) -> Objective:
+def new_objective(
+    config: DiffusionRecipe, finished: Mapping[str, Any] | None = None, pixels: bool | None = None
+) -> Objective:
     """What the configuration asks for; of pixels the bounds are about 8-bit values, of latents about a density.
+
+    Args:
+        config: of the run.
+        finished: the scheduler's configuration of a pipeline to go on from, which says process and prediction.
+        pixels: whether z is x itself; None: as the configuration's ``vae`` says.
 
     Raises:
         InputError: if the schedule cannot be, or does not go with the prediction.
     """
-    decoder: Decoder = "discretised" if config.vae is None else "none"
+    pixels = config.vae is None if pixels is None else pixels
+    decoder: Decoder = "discretised" if pixels else "none"
     if isinstance(config.objective, ContinuousObjective):
         return _on_its_own_process(config.objective, decoder)
-    schedule = DiscreteSchedule.from_config(_discrete_process(config))
-    prediction = config.objective.prediction
+    process = finished if finished is not None else _discrete_process(config)
+    schedule, prediction = DiscreteSchedule.from_config(process), prediction_of(process)
+    assert prediction == "epsilon" or prediction == "sample" or prediction == "v_prediction"  # of discrete times
     match config.objective:
         case SimpleObjective():
             return DenoisingObjective(schedule.alpha_bar, prediction)
@@ -93,9 +103,11 @@ def learned_schedule_of(objective: Objective) -> LearnedSchedule | None:
     return schedule if isinstance(schedule, LearnedSchedule) else None
 
 
-def with_drawn_times(config: DiffusionRecipe, objective: Objective) -> Objective:
+def with_drawn_times(
+    config: DiffusionRecipe, objective: Objective, finished: Mapping[str, Any] | None = None
+) -> Objective:
     """The objective at the times that training draws: its own, or by importance."""
     if isinstance(config.objective, ContinuousObjective) or config.objective.times == "uniform":
         return objective
-    assert config.schedule is not None
-    return ImportanceSampled(objective, config.schedule.num_train_timesteps)
+    process = finished if finished is not None else _discrete_process(config)
+    return ImportanceSampled(objective, process["num_train_timesteps"])

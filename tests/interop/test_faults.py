@@ -190,13 +190,15 @@ def test_hub_models_that_cannot_be_had(hub: str, tmp_path: Path) -> None:
     environment = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "x"}
     code = (
         "import sys; from latentdiff.cli import main\n"
-        "for name in ('gated', 'private', 'missing'): main(['generate', 'a dog', '-m', f'owner/{name}'])"
+        "for name in ('gated', 'private', 'missing'): main(['generate', 'a dog', '-m', f'owner/{name}'])\n"
+        "for name in ('gated', 'private', 'missing'): main(['info', f'owner/{name}'])"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
     said = [line for line in done.stderr.splitlines() if line.startswith("latentdiff: ")]
-    assert len(said) == 3 and "Traceback" not in done.stderr, done.stderr
-    assert "owner/gated': its owner asks for consent first" in said[0]
-    assert all("no such model, or it is private or has been renamed" in line for line in said[1:])
+    assert len(said) == 6 and "Traceback" not in done.stderr, done.stderr
+    for first, *others in (said[:3], said[3:]):
+        assert "owner/gated': its owner asks for consent first" in first
+        assert all("no such model, or it is private or has been renamed" in line for line in others)
     assert not list(tmp_path.glob("*.wav"))
 
 
@@ -220,5 +222,18 @@ def test_offline_nobody_is_called(
     picture = ["generate", "a dog", "-m", str(published_folder("stable_diffusion")), "--steps", "2", "--size", "32"]
     assert main([*picture, "-o", f"{tmp_path}/dog.png"]) == 0
     capsys.readouterr()
-    assert main(["generate", "a dog", "-m", "owner/name", "-o", f"{tmp_path}/x.wav"]) == 2
-    assert "not in this machine's cache, and HF_HUB_OFFLINE forbids to ask the hub" in capsys.readouterr().err
+    for arguments in (["generate", "a dog", "-m", "owner/name", "-o", f"{tmp_path}/x.wav"], ["info", "owner/name"]):
+        assert main(arguments) == 2
+        assert "not in this machine's cache, and HF_HUB_OFFLINE forbids to ask the hub" in capsys.readouterr().err
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    model = tmp_path / "cache" / "models--owner--name"
+    shutil.copytree(published_folder("audioldm"), model / "snapshots" / ("0" * 40))
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("0" * 40)
+    assert main(["info", "owner/name"]) == 0
+    said = capsys.readouterr().out
+    assert "AudioLDMPipeline" in said and "ClapTextModelWithProjection" in said and "total" in said
+    for weights in model.rglob("*.safetensors"):  # as it is where only what tells the family was fetched
+        weights.unlink()
+    assert main(["info", "owner/name"]) == 0
+    assert "The weights are not here." in capsys.readouterr().out

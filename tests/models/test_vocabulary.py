@@ -55,3 +55,8 @@ def test_a_word_read_as_an_unknown_one_is_refused(tmp_path: Path) -> None:
 
 def test_captions_give_their_words() -> None:
     assert Vocabulary.of_captions(["A dog barks 3 times.", "dogs"]).known == {"a", "dog", "barks", "times", "dogs"}
+
+
+def test_more_captions_add_words() -> None:
+    found = VOCABULARY.and_captions(["a hound"])
+    assert found == Vocabulary(VOCABULARY.known | {"hound"}, {}, {"wolf": "dog"})

@@ -1,7 +1,7 @@
 """Stage ``diffusion``: the denoiser eps_theta(z_t, t, tau) on cached latents, with its text encoder if that is new."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from diffusers import SchedulerMixin
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from latentdiff.config import DiffusionRecipe, ImageData
+from latentdiff.config import DiffusionRecipe, ImageData, NewTextEncoder
 from latentdiff.data.balance import Repeated, balanced
 from latentdiff.diffusion.importance import ImportanceSampled
 from latentdiff.diffusion.learned_schedule import LearnedSchedule
 from latentdiff.diffusion.samplers import make_scheduler
 from latentdiff.models.denoiser import Denoiser, new_denoiser, predict, without_fused_attention
+from latentdiff.models.lora import save_lora
 from latentdiff.models.text import NOTHING, Conditioning
 from latentdiff.models.vocabulary import Vocabulary
 from latentdiff.pipelines.base import LatentDiffusionPipeline
@@ -25,7 +26,8 @@ from latentdiff.pipelines.text_to_audio import TextToAudioPipeline
 from latentdiff.pipelines.text_to_image import TextToImagePipeline
 from latentdiff.training.caches import SPLITS, Caches
 from latentdiff.training.conditioning import Listener, new_listener
-from latentdiff.training.first_stage import SoundStage, first_stage
+from latentdiff.training.finetuning import go_on_from
+from latentdiff.training.first_stage import SoundStage, first_stage, first_stage_of
 from latentdiff.training.objective import learned_schedule_of, new_objective, process_of, with_drawn_times
 from latentdiff.training.recipe import Losses, Recipe, Step
 
@@ -46,7 +48,7 @@ class ConditionedDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.unet, self.listener, self.schedule, self.times = unet, listener, schedule, times
-        self.heard_by = [name for name in listener.networks if name != "clap"]  # CLAP learns in a stage of its own
+        self.heard_by = list(listener.checkpointed)
         for name in self.heard_by:
             self.add_module(name, listener.parts[name])
 
@@ -74,7 +76,13 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
 
     def __init__(self, config: DiffusionRecipe, device: torch.device) -> None:
         super().__init__(config, device)
-        self.first_stage = first_stage(config, device)
+        self.finished = go_on_from(config, device) if config.init is not None else None
+        process = None
+        if self.finished is not None:
+            process, pipeline = self.finished.process, self.finished.pipeline
+            self.first_stage = first_stage_of(pipeline, self.finished.folder, config.data, device)
+        else:
+            self.first_stage = first_stage(config, device)
         self.prompted = config.conditioning == "prompt"
         caches = Caches(
             config.data,
@@ -83,24 +91,19 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
             make=self.fills_caches or config.latents is None,
         )
         rows = caches.rows()
-        self.objective = new_objective(config)
-        self.drawn = with_drawn_times(config, self.objective)
+        self.objective = new_objective(config, process, pixels=self.first_stage.vae is None)
+        self.drawn = with_drawn_times(config, self.objective, process)
         self.scheduler()  # refuses a sampler that cannot run the objective's process
         latents, self.held_out = (
             self.first_stage.latents(split, part, caches) for split, part in zip(SPLITS, rows, strict=True)
         )
-        self.vocabulary = Vocabulary.of_captions(rows[0].all_captions()) if self.prompted else None
-        self.listener = new_listener(config, rows[0].all_captions(), device)
+        if self.finished is not None:
+            self.listener = self.finished.listener(device)
+        else:
+            self.listener = new_listener(config, rows[0].all_captions(), device)
+        self.vocabulary = self._vocabulary(rows[0].all_captions())
         self.latents = dataclasses.replace(latents, prompts=self.listener.prompts(config, rows[0], caches))
-        widths = self.listener.widths
-        self.unet = new_denoiser(
-            config.unet,
-            latent_channels=self.latents.mean.shape[1],
-            tokens_width=widths.tokens,
-            pooled_width=widths.pooled,
-            pooled_apart=widths.pooled_apart,
-            output_channels=self.objective.output_channels,
-        )
+        self.unet = self._unet(self.latents.mean.shape[1])
         if device.type == "cpu":
             without_fused_attention(self.unet)
         times = self.drawn if isinstance(self.drawn, ImportanceSampled) else None
@@ -108,6 +111,30 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
         self.networks = {"denoiser": whole}
         self.phases, self.averaged = {"denoiser": ("denoiser",)}, ("denoiser",)
         self.weights = {"loss": 1.0}
+
+    def _unet(self, channels: int) -> Denoiser:
+        """The finished pipeline's, or a new one, for latents of so many channels."""
+        if self.finished is not None:
+            self.finished.require_fitting(channels, self.objective.output_channels)
+            return self.finished.pipeline.unet
+        assert self.config.unet is not None
+        widths = self.listener.widths
+        return new_denoiser(
+            self.config.unet,
+            latent_channels=channels,
+            tokens_width=widths.tokens,
+            pooled_width=widths.pooled,
+            pooled_apart=widths.pooled_apart,
+            output_channels=self.objective.output_channels,
+        )
+
+    def _vocabulary(self, captions: Iterable[str]) -> Vocabulary | None:
+        """The captions' words, where a text encoder learns them; a published one knows more than it could say."""
+        if self.finished is not None:
+            before = self.finished.pipeline.vocabulary
+            return before and before.and_captions(captions)
+        learns = isinstance(self.config.text_encoder, NewTextEncoder) and self.config.clap is None
+        return Vocabulary.of_captions(captions) if learns else None
 
     @property
     def items(self) -> Dataset[dict[str, Any]]:
@@ -160,10 +187,15 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
 
     def scheduler(self) -> SchedulerMixin:
         """The sampler, on the process that is trained; a learned one as it is now."""
+        if self.finished is not None:
+            return self.finished.scheduler(self.config.sampler)
+        assert self.config.sampler is not None
         return make_scheduler(self.config.sampler, process_of(self.config, self.objective))
 
     def pipeline(self) -> LatentDiffusionPipeline:
         """What has been trained so far, as a user would use it."""
+        if self.finished is not None:
+            return self.finished.with_settings(self.config)
         parts: dict[str, Any] = {
             **self.listener.parts,
             "vae": self.first_stage.vae,
@@ -184,7 +216,10 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
         return pipeline
 
     def export(self, folder: Path) -> None:
-        """``OUTPUT/pipeline``."""
+        """``OUTPUT/pipeline``, or of low-rank matrices ``OUTPUT/lora``."""
+        if self.config.lora is not None:
+            save_lora(self.unet, folder / "lora")
+            return
         self.pipeline().save_pretrained(folder / "pipeline")
 
     def check(self) -> list[str]:
