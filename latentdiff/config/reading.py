@@ -153,6 +153,13 @@ def _stage(values: dict[str, Any]) -> Any:
 def _known_keys(model: Any, section: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield section + name
-        for part in (field.annotation, *get_args(field.annotation)):
-            if isinstance(part, type) and issubclass(part, Section):
-                yield from _known_keys(part, f"{section}{name}.")
+        for part in _sections(field.annotation):
+            yield from _known_keys(part, f"{section}{name}.")
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    """Those that a key may hold, through unions and what is said about them."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections(part)
