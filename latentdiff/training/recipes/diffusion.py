@@ -47,10 +47,11 @@ class ConditionedDenoiser(nn.Module):
         times: ImportanceSampled | None = None,
     ) -> None:
         super().__init__()
-        self.unet, self.listener, self.schedule, self.times = unet, listener, schedule, times
+        self.unet, self.listener = unet, listener
         self.heard_by = list(listener.checkpointed)
         for name in self.heard_by:
             self.add_module(name, listener.parts[name])
+        self.schedule, self.times = schedule, times  # behind them: averages are stored by the order of parameters
 
     def train(self, mode: bool = True) -> "ConditionedDenoiser":
         """A published text encoder stays as it is: no dropout in what does not learn."""
