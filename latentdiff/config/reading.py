@@ -153,6 +153,13 @@ def _stage(values: dict[str, Any]) -> Any:
 def _known_keys(model: Any, section: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield section + name
-        for part in (field.annotation, *get_args(field.annotation)):
+        for part in _types_in(field.annotation):
             if isinstance(part, type) and issubclass(part, Section):
                 yield from _known_keys(part, f"{section}{name}.")
+
+
+def _types_in(annotation: Any) -> Iterator[Any]:
+    """An annotation, and all that it is made of."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _types_in(part)
