@@ -1,7 +1,9 @@
 """Whole evaluations from the command line: of the bundled model, of folders, of pictures, by two processes."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ from latentdiff.evaluation.registry import METRICS, MODEL_METRICS
 from latentdiff.evaluation.run import without_times
 from latentdiff.names import METRIC_NAMES
 from tests.evaluation.conftest import write_sounds
-from tests.training.child import run_as_two
 
 
 def report_of(output: Path) -> dict[str, Any]:
@@ -118,7 +119,10 @@ def test_two_processes_find_what_one_does(sounds: Path, tmp_path: Path) -> None:
     made = write_sounds(tmp_path / "made", 20, 1)
     command = ["evaluate", str(made), "--data", str(sounds), "--metrics", "kid,kl,judge", "--bootstrap", "20"]
     assert main([*command, "--device", "cpu", "-o", str(tmp_path / "one")]) == 0
-    run_as_two([*command, "--device", "cpu", "-o", str(tmp_path / "two")], tmp_path)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--main_process_port", "0", "-m", "latentdiff.cli", *command, "-o", str(tmp_path / "two")]
+    done = subprocess.run(launch, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     assert without_times(report_of(tmp_path / "one")) == without_times(report_of(tmp_path / "two"))
 
 
