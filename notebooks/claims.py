@@ -49,5 +49,6 @@ def table() -> str:
     for row in (json.loads(path.read_text(encoding="utf-8")) for path in paths):
         where = f"[{row['notebook'].removesuffix('.ipynb')}]({row['notebook']})"
         plot = f"[{row['claim']}](claims/{row['claim']}.png), {where}"
-        lines.append(f"| {row['claim']} | {row['said']} | {row['measured']} | {row['verdict']} | {plot} |")
+        cells = (row["claim"], row["said"], row["measured"], row["verdict"], plot)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

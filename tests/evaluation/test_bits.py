@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -27,61 +27,108 @@ DIMENSIONS = SIDE * SIDE
 
 
 class OptimalUNet(UNet2DConditionModel):
-    """The denoiser of pictures from N(0, C) that no network can beat: eps = sigma (alpha_bar C + sigma^2 I)^-1 z_t."""
+    """The denoiser of pictures of a known density that no network can beat, which a function of (z_t, alpha_bar) is."""
 
-    covariance: Tensor
+    best: Callable[[Tensor, Tensor], Tensor]
     alpha_bar: Callable[[Tensor], Tensor]
 
     def forward(self, sample: Tensor, timestep: Tensor, **told: Any) -> UNet2DConditionOutput:
-        values, vectors = torch.linalg.eigh(self.covariance)
-        a = self.alpha_bar(timestep)[:, None].double()
-        eps = (1 - a).sqrt() * ((sample.flatten(1).double() @ vectors) / (a * values + 1 - a)) @ vectors.T
+        eps = self.best(sample.flatten(1).double(), self.alpha_bar(timestep)[:, None].double())
         return UNet2DConditionOutput(sample=eps.reshape(sample.shape).to(sample))
 
 
+class Known(NamedTuple):
+    """Pictures of a known density, the best denoiser of them, and their entropy in bits a dimension."""
+
+    pipe: Any
+    rows: list[Row]
+    entropy: float
+
+
+def known(
+    x: Tensor, size: tuple[int, int], best: Callable[[Tensor, Tensor], Tensor], nats: float, folder: Path, small: Path
+) -> Known:
+    """Of samples x (N, D) in (-1, 1), which become pictures of 256 values, and their differential entropy."""
+    assert x.abs().max() < 1
+    rows = []
+    for number, picture in enumerate(((x + 1) / BIN).round().reshape(-1, *size).numpy().astype(np.uint8)):
+        rows.append(Row(folder / f"{number}.png", (f"picture {number}",)))
+        Image.fromarray(picture).save(rows[-1].path)
+    pipe = TextToImagePipeline.from_pretrained(small)
+    unet = OptimalUNet.from_config({**pipe.unet.config, "in_channels": 1, "out_channels": 1})
+    scheduler: Any = make_scheduler("dpmsolver++", {"prediction_type": "epsilon"})
+    schedule = likelihood.DiscreteSchedule.from_config(scheduler.config)
+    unet.best = best
+    unet.alpha_bar = lambda t: torch.sigmoid(-schedule.gamma(t.double()))
+    parts = {"vae": None, "unet": unet, "scheduler": scheduler}
+    sized = TextToImagePipeline(**{**pipe.components, **parts}, default_height=size[0], default_width=size[1])
+    dimensions = x.shape[1]
+    return Known(sized, rows, (nats - dimensions * math.log(BIN)) / (dimensions * math.log(2)))
+
+
 @pytest.fixture(scope="module")
-def gaussian(tiny_image_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[Row], float]:
-    """A pipeline of pixels with that denoiser, pictures with exactly that covariance, and their entropy in bits."""
+def gaussian(tiny_image_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Known:
+    """N(0, C) with C full, of samples with exactly that covariance: eps = sigma (alpha_bar C + sigma^2 I)^-1 z_t."""
     generator = torch.Generator().manual_seed(0)
     mix = 0.05 * torch.randn(DIMENSIONS, DIMENSIONS, generator=generator, dtype=torch.float64)
     covariance = mix @ mix.T + 0.1**2 * torch.eye(DIMENSIONS, dtype=torch.float64)
     raw = torch.randn(COUNT, DIMENSIONS, generator=generator, dtype=torch.float64)
     raw = raw - raw.mean(0)
     white = raw @ torch.linalg.inv(torch.linalg.cholesky(raw.T @ raw / COUNT)).T
+    values, vectors = torch.linalg.eigh(covariance)
+
+    def best(z_t: Tensor, a: Tensor) -> Tensor:
+        return (1 - a).sqrt() * ((z_t @ vectors) / (a * values + 1 - a)) @ vectors.T
+
     x = white @ torch.linalg.cholesky(covariance).T
-    assert x.abs().max() < 1
-    folder, rows = tmp_path_factory.mktemp("gaussian"), []
-    for number, picture in enumerate(((x + 1) / BIN).round().reshape(-1, SIDE, SIDE).numpy().astype(np.uint8)):
-        rows.append(Row(folder / f"{number}.png", (f"picture {number}",)))
-        Image.fromarray(picture).save(rows[-1].path)
-    small = TextToImagePipeline.from_pretrained(tiny_image_pipeline)
-    unet = OptimalUNet.from_config({**small.unet.config, "in_channels": 1, "out_channels": 1})
-    scheduler: Any = make_scheduler("dpmsolver++", {"prediction_type": "epsilon"})
-    schedule = likelihood.DiscreteSchedule.from_config(scheduler.config)
-    unet.covariance = covariance
-    unet.alpha_bar = lambda t: torch.sigmoid(-schedule.gamma(t.double()))
-    parts = {"vae": None, "unet": unet, "scheduler": scheduler}
-    pipe = TextToImagePipeline(**{**small.components, **parts}, default_height=SIDE, default_width=SIDE)
-    entropy = 0.5 * torch.logdet(2 * math.pi * math.e * covariance) - DIMENSIONS * math.log(BIN)
-    return pipe, rows, float(entropy) / (DIMENSIONS * math.log(2))
+    entropy = float(0.5 * torch.logdet(2 * math.pi * math.e * covariance))
+    return known(x, (SIDE, SIDE), best, entropy, tmp_path_factory.mktemp("gaussian"), tiny_image_pipeline)
+
+
+@pytest.fixture(scope="module")
+def mixture(tiny_image_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Known:
+    """Three peaks in the plane, as pictures of two pixels; the samples are spread evenly over them (Sobol)."""
+    centres = torch.tensor([[0.4, 0.1], [-0.3, 0.3], [0.0, -0.4]], dtype=torch.float64)
+    shares, width = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), 0.1
+    uniform = torch.quasirandom.SobolEngine(2, scramble=True, seed=0).draw(COUNT, dtype=torch.float64)
+    peak = torch.repeat_interleave(torch.arange(3), (shares * COUNT).long())
+    peak = peak[torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))]
+    x = centres[peak] + width * math.sqrt(2) * torch.erfinv(2 * uniform.clamp(1e-4, 1 - 1e-4) - 1)
+
+    def best(z_t: Tensor, a: Tensor) -> Tensor:
+        offsets = z_t[:, None] - a[..., None].sqrt() * centres
+        variance = a * width**2 + 1 - a
+        share = torch.softmax(shares.log() - offsets.square().sum(-1) / (2 * variance), dim=1)
+        return (1 - a).sqrt() * (share[..., None] * offsets).sum(1) / variance
+
+    axis = torch.linspace(-1, 1, 801, dtype=torch.float64)
+    density = (torch.cartesian_prod(axis, axis)[:, None] - centres).square().sum(-1) / (2 * width**2)
+    log_p = torch.logsumexp(shares.log() - density, dim=1) - math.log(2 * math.pi * width**2)
+    entropy = -float((log_p.exp() * log_p).sum() * (axis[1] - axis[0]) ** 2)
+    return known(x, (1, 2), best, entropy, tmp_path_factory.mktemp("mixture"), tiny_image_pipeline)
 
 
 @pytest.mark.parametrize("method", [Bound(draws=100), ODE(steps=20, probes=4)], ids=["bound", "ode"])
-def test_a_gaussians_bits_are_its_entropy(method: Bound | ODE, gaussian: tuple[Any, list[Row], float]) -> None:
-    pipe, rows, entropy = gaussian
-    found = bits_per_dim(pipe, rows, method)
+def test_a_gaussians_bits_are_its_entropy(method: Bound | ODE, gaussian: Known) -> None:
+    found = bits_per_dim(gaussian.pipe, gaussian.rows, method)
     assert found.media == COUNT and found.dimensions == DIMENSIONS and found.left_out is None
     assert found.total.mean == pytest.approx(sum(term.mean for term in found.terms.values()))
-    assert found.total.mean == pytest.approx(entropy, rel=0.01)
+    assert found.total.mean == pytest.approx(gaussian.entropy, rel=0.01)
 
 
-def test_a_wrong_weight_shows(gaussian: tuple[Any, list[Row], float], monkeypatch: pytest.MonkeyPatch) -> None:
-    pipe, rows, entropy = gaussian
+def test_a_mixtures_bits_are_its_entropy(mixture: Known) -> None:
+    """By the ODE. The bound of two dimensions would need thousands of pictures: tests/diffusion has it."""
+    found = bits_per_dim(mixture.pipe, mixture.rows, ODE(steps=20, probes=4))
+    assert found.media == COUNT and found.dimensions == 2
+    assert found.total.mean == pytest.approx(mixture.entropy, rel=0.01)
+
+
+def test_a_wrong_weight_shows(gaussian: Known, monkeypatch: pytest.MonkeyPatch) -> None:
     kl, divergence = likelihood.gaussian_kl, likelihood._divergence
     monkeypatch.setattr(likelihood, "gaussian_kl", lambda *given: 1.1 * kl(*given))
     monkeypatch.setattr(likelihood, "_divergence", lambda *given: 1.1 * divergence(*given))
     for method in (Bound(draws=100), ODE(steps=20, probes=4)):
-        assert abs(bits_per_dim(pipe, rows, method).total.mean / entropy - 1) > 0.02
+        assert abs(bits_per_dim(gaussian.pipe, gaussian.rows, method).total.mean / gaussian.entropy - 1) > 0.02
 
 
 def test_more_steps_tighten_the_bound_of_a_trained_model(digits: Digits) -> None:
