@@ -1,5 +1,6 @@
 """The finished pipeline that a few-step student is made from."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from latentdiff.diffusion.process import family_of, prediction_of
 from latentdiff.diffusion.samplers import few_step_sampler
 from latentdiff.diffusion.schedule import DiscreteSchedule
 from latentdiff.errors import InputError
-from latentdiff.models.denoiser import new_denoiser
+from latentdiff.models.denoiser import Denoiser, new_denoiser
 from latentdiff.names import BUNDLED, bundled_folder
 from latentdiff.pipelines.base import LatentDiffusionPipeline
 from latentdiff.pipelines.text_to_audio import TextToAudioPipeline
@@ -45,8 +46,6 @@ def load_teacher(source: str, data: AnyData, device: torch.device) -> tuple[Late
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise InputError(f"the teacher {source} cannot be loaded: {reason}.") from error
-    if not pipeline.hears_prompts:
-        raise InputError(f"the teacher {source} hears no prompt; few-step students are made of models that do.")
     pipeline.set_progress_bar_config(disable=True)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
@@ -78,14 +77,23 @@ def consistency_form(pipeline: LatentDiffusionPipeline, intervals: int) -> Laten
     return form
 
 
-def new_student(teacher: UNet2DConditionModel, sizes: UNetConfig | None, guidance_width: int) -> UNet2DConditionModel:
+def new_student(teacher: Denoiser, sizes: UNetConfig | None, guidance_width: int) -> Denoiser:
     """A U-Net that stands in the teacher's place.
 
     Args:
         teacher: the pipeline's.
         sizes: of a new one; None for a copy of the teacher, which begins by ignoring the guidance scale.
         guidance_width: channels of the guidance scale as an input; 0 for none.
+
+    Raises:
+        InputError: for sizes, where the teacher hears no prompt.
     """
+    if not isinstance(teacher, UNet2DConditionModel):
+        if sizes is not None:
+            raise InputError(
+                "unet is given, and the teacher hears no prompt: its student is a copy of it; leave unet out."
+            )
+        return copy.deepcopy(teacher).requires_grad_(True)
     built, old = teacher, teacher.config
     if sizes is not None:
         tokens_width = old.cross_attention_dim if isinstance(old.cross_attention_dim, int) else None

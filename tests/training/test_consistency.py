@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from latentdiff import InputError, TextToAudioPipeline
+from latentdiff import InputError, TextToAudioPipeline, TextToImagePipeline
 from latentdiff.cli import main
-from latentdiff.config import load_config
+from latentdiff.config import PlainUNetConfig, load_config
+from latentdiff.diffusion.samplers import make_scheduler
+from latentdiff.models.denoiser import new_denoiser
 from latentdiff.training.loop import Trainer
 from latentdiff.training.recipes import RECIPES
 from latentdiff.training.recipes.consistency import ConsistencyTraining
@@ -153,6 +155,30 @@ def test_a_student_comes_nearer_to_its_teacher(digits: Digits, tmp_path: Path) -
     # In several steps it puts fresh noise in between, so its samples are others than the teacher's, not worse ones.
     for figure in ("loss", "distance_1"):
         assert after[figure] < 0.95 * before[figure], (before, after)
+
+
+@pytest.mark.parametrize("method", ["distillation", "training"])
+def test_a_teacher_may_hear_no_prompt(method: str, digits: Digits, tmp_path: Path) -> None:
+    """Then nothing is dropped or guided, and the student is a copy of the plain U-Net."""
+    sizes = PlainUNetConfig(kind="plain", block_out_channels=(8,), attention=(False,), norm_num_groups=4)
+    scheduler = make_scheduler("ddim", {"prediction_type": "epsilon"})
+    parts = {"vae": None, "unet": new_denoiser(sizes, 1, None, None), "scheduler": scheduler}
+    TextToImagePipeline(**parts, default_height=8, default_width=8, default_guidance=1.0).save_pretrained(
+        tmp_path / "teacher"
+    )
+    common = [f"data.path={digits.folder}", "data.held_out=0.2", "data.size=8", "data.channels=1",
+              f"teacher={tmp_path / 'teacher'}", f"output={tmp_path / 'run'}", "train.max_steps=2",
+              "train.validate_every=2", "train.checkpoint_every=2", "train.trackers=[]",
+              "train.overfit_check_steps=0", f"method.kind={method}"]  # fmt: skip
+    pipe = TextToImagePipeline.from_pretrained(
+        train(load_config(CONFIGS / "image_consistency.yaml", common)) / "pipeline"
+    )
+    assert not pipe.hears_prompts and pipe.config.guidance_range is None and pipe.config.default_guidance == 1.0
+    seeds = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    assert len(pipe(num_images_per_prompt=2, num_inference_steps=2, generator=seeds).images) == 2
+    with pytest.raises(InputError, match="its student is a copy of it"):
+        recipe = load_config(CONFIGS / "image_consistency.yaml", [*common, "unet={kind: conditional}"])
+        RECIPES["consistency"](recipe, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

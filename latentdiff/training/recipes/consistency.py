@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -49,7 +49,8 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
         self.teacher, folder = load_teacher(config.teacher, config.data, device)
         self.form = consistency_form(self.teacher, config.method.intervals)
         self.first_stage = first_stage_of(self.teacher, folder, config.data, device)
-        caches = Caches(config.data, config.output / "latents", captioned=True, make=True)
+        self.prompted = self.teacher.hears_prompts
+        caches = Caches(config.data, config.output / "latents", captioned=self.prompted, make=True)
         self.latents, self.held_out = (
             self.first_stage.latents(split, rows, caches) for split, rows in zip(SPLITS, caches.rows(), strict=True)
         )
@@ -57,9 +58,12 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
         self.distilled = isinstance(config.method, DistillationConfig)
         pairs: Literal["uniform", "lognormal"] = "uniform" if self.distilled else "lognormal"
         self.objective = ConsistencyObjective(self.form, pairs=pairs, inverse_gap=not self.distilled)
-        self.student = new_student(self.teacher.unet, config.unet, GUIDANCE_WIDTH if self.distilled else 0).to(device)
+        self.hears_scale = self.distilled and self.prompted
+        self.student = new_student(self.teacher.unet, config.unet, GUIDANCE_WIDTH if self.hears_scale else 0).to(device)
         if device.type == "cpu":  # as in the diffusion stage: the fused attention's backward pass is slow there
-            self.student.set_attn_processor(AttnProcessor())
+            for module in self.student.modules():
+                if isinstance(module, Attention):
+                    module.set_processor(AttnProcessor())
         self.networks = {"student": self.student}
         self.target, self._followed = self.student, 0
         if isinstance(config.method, DistillationConfig) and config.method.target_decay:
@@ -94,8 +98,9 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
         pair = self.objective.draw_pair(self._intervals(step.number), count, generator)
         scale = None
         if isinstance(self.config.method, DistillationConfig):
-            scale = draw_guidance(*self.config.method.guidance, count, generator).to(self.device)
-        else:
+            if self.hears_scale:
+                scale = draw_guidance(*self.config.method.guidance, count, generator).to(self.device)
+        elif self.prompted:
             dropped = torch.rand(count, generator=generator) < self.config.method.caption_dropout
             captions = ["" if drop else caption for drop, caption in zip(dropped, captions, strict=True)]
         yield "student", {"loss": self._loss(self.target, z_0, eps, pair, captions, scale).mean()}
@@ -128,28 +133,27 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
         captions: list[str],
         scale: Tensor | None,
     ) -> Tensor:
-        """(B,), for guidance scales (B,) where the student is distilled."""
+        """(B,), for guidance scales (B,) where the student hears one."""
         tau = self.teacher.encode_prompt(captions)
         told = tau if scale is None else replace(tau, guidance=guidance_embedding(scale, GUIDANCE_WIDTH))
         t, s = (time.to(self.device) for time in pair)
         student = self._denoise(self.networks["student"], told)
         held_against = student if target is self.student else self._denoise(target, told)
-        if scale is None:
+        if not self.distilled:
             return self.objective.training_loss(student, held_against, z_0, t, s, eps)
-        teacher = guided(
-            self._denoise(self.teacher.unet, tau),
-            self._denoise(self.teacher.unet, self.nothing.repeat(len(captions))),
-            scale,
-        )
+        teacher = self._denoise(self.teacher.unet, tau)
+        if scale is not None:
+            teacher = guided(teacher, self._denoise(self.teacher.unet, self.nothing.repeat(len(captions))), scale)
         return self.objective.distillation_loss(student, held_against, teacher, z_0, t, s, eps)
 
     def _denoise(self, network: nn.Module, tau: Conditioning) -> Denoise:
         """A network under tau, in the precision of the run (the loop sets that of the student alone)."""
         dtype = _AUTOCAST[self.config.train.mixed_precision]
+        told = tau.unet_arguments() if self.prompted else {}
 
         def denoise(z_t: Tensor, t: Tensor) -> Tensor:
             with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-                prediction: Tensor = network(z_t, t, **tau.unet_arguments()).sample
+                prediction: Tensor = network(z_t, t, **told).sample
             return prediction.float()
 
         return denoise
@@ -162,7 +166,7 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
         figures = {"loss": self._held_out_loss(items, captions)}
         pipeline = self.pipeline()
         figures |= self._distances(pipeline, captions[:32], items.mean[: len(captions[:32])].shape)
-        self.first_stage.save_examples(folder, pipeline, captions)
+        self.first_stage.save_examples(folder, pipeline, captions if self.prompted else None)
         return figures
 
     def _held_out_loss(self, items: LatentItems, captions: list[str]) -> float:
@@ -174,7 +178,7 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
         total = 0.0
         for part in torch.arange(count).split(32):
             pair, prompts = (t[part], s[part]), [captions[i] for i in part.tolist()]
-            scale = torch.full((len(part),), self._guidance, device=self.device) if self.distilled else None
+            scale = torch.full((len(part),), self._guidance, device=self.device) if self.hears_scale else None
             total += float(self._loss(self.student, z_0[part], eps[part], pair, prompts, scale).sum())
         return total / count
 
@@ -205,10 +209,11 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
         data, method = self.config.data, self.config.method
         learnt = {"original_inference_steps": method.intervals, "timestep_scaling": self.form.timestep_scaling}
         scheduler = make_scheduler("lcm", {**self.teacher.scheduler.config, **learnt})
+        heard = list(method.guidance) if self.prompted and isinstance(method, DistillationConfig) else None
         settings: dict[str, Any] = {
             "default_steps": self.config.default_steps,
             "default_guidance": self._guidance,
-            "guidance_range": list(method.guidance) if isinstance(method, DistillationConfig) else None,
+            "guidance_range": heard,
         }
         if isinstance(data, ImageData):
             settings |= {"default_height": data.size[0], "default_width": data.size[1]}
