@@ -96,12 +96,13 @@ def posterior(z_0: Tensor, z_t: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor
 def posterior_variances(schedule: DiscreteSchedule) -> Tensor:
     """Variances (T,) of q(z_t-1 | z_t, z_0), with the first one, which is 0, made usable as that of a decoder.
 
-    It becomes the second one, as in the code of DDPM and improved DDPM, or beta_1 where there is only one step. That is
-    far too little where the first step is much longer than the second, as in VDM's schedule: use ``fixed_large`` there.
+    It becomes the second one, as in the code of DDPM and improved DDPM; or beta_1 where there is only one step, or
+    where the first is longer than the second: VDM's schedule begins with all the noise that its decoder is to undo.
     """
     a_t = schedule.alpha_bar
     variance = (1 - a_t[:-1]) / (1 - a_t[1:]) * schedule.betas[1:]
-    return torch.cat([variance[:1] if len(variance) else schedule.betas, variance])
+    like_ddpm = len(variance) > 0 and schedule.betas[0] <= schedule.betas[1]
+    return torch.cat([variance[:1] if like_ddpm else schedule.betas[:1], variance])
 
 
 def reverse_log_variance(

@@ -48,12 +48,15 @@ class Bound:
     Args:
         steps: Of the chain, evenly chosen among the training times, both ends included (improved DDPM, section 4); None
             for all, 1 for the last alone.
+        first: Training time at which the chain begins. The noise of time 0 is for 8-bit pixels; for coarser ones
+            (``levels``) a decoder of more noise loses little, and the chain is spared what is finer than a level.
         draws: Times t for each medium, stratified, from which the sum of L_t-1 is estimated; None, or no fewer than
             there are, evaluates each one.
         variance: Of p(z_t-1 | z_t); None takes the scheduler's, or ``fixed_large`` where it names none.
     """
 
     steps: int | None = None
+    first: int = 0
     draws: int | None = 20
     variance: Variance | None = None
 
@@ -174,16 +177,19 @@ class _Chain:
             raise InputError(f"bits per dimension are for variance-preserving models, and this is one of {kind} kind.")
         schedule, prediction = DiscreteSchedule.from_config(config), prediction_of(config)
         check_prediction(prediction, schedule.alpha_bar)
-        trained = len(schedule.betas)
+        last, first = len(schedule.betas) - 1, method.first
+        if not 0 <= first <= last:
+            raise InputError(f"a bound from time {first} on cannot be: the model's times are 0 to {last}.")
+        trained = last - first + 1
         steps = trained if method.steps is None else method.steps
         if not 1 <= steps <= trained:
             raise InputError(f"a bound of {steps} steps cannot be: the model has 1 to {trained}.")
-        times = torch.linspace(trained - 1, 0, steps, dtype=torch.float64).flip(0).round().long()
+        times = torch.linspace(last, first, steps, dtype=torch.float64).flip(0).round().long()
         learned: Variance | None = "learned_range" if unet.out_channels == 2 * unet.in_channels else None
         named = variance_of(config)
         own: Variance = named if named in ("fixed_large", "fixed_small") else "fixed_large"
         return cls(
-            schedule if steps == trained else DiscreteSchedule.from_alpha_bar(schedule.alpha_bar[times]),
+            schedule if steps == last + 1 else DiscreteSchedule.from_alpha_bar(schedule.alpha_bar[times]),
             times,
             prediction,
             method.variance or learned or own,
@@ -294,14 +300,14 @@ def _data(pipeline: LatentDiffusionPipeline, media: Tensor, levels: int, generat
     else:
         x = to_x(media)
     if pipeline.vae is None:
-        return _on_levels(x, levels)
+        return on_levels(x, levels)
     q = posterior(pipeline.vae, x)
     noise = torch.randn(q.mean.shape, generator=generator).to(x)
     z_0: Tensor = (q.mean + q.std * noise) * pipeline.vae.config.scaling_factor
     return z_0
 
 
-def _on_levels(x: Tensor, levels: int) -> Tensor:
+def on_levels(x: Tensor, levels: int) -> Tensor:
     """8-bit pixels in [-1, 1] as the exact values of so many levels."""
     if not 2 <= levels <= 256:
         raise InputError(f"levels is {levels}; a channel of a pixel has from 2 to 256.")

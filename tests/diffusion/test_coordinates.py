@@ -24,7 +24,12 @@ from latentdiff.diffusion.coordinates import (
     velocity,
     z_0_and_eps,
 )
-from latentdiff.diffusion.schedule import DiscreteSchedule, alpha_bar_of_flow_time, alpha_bar_of_sigma
+from latentdiff.diffusion.schedule import (
+    DiscreteSchedule,
+    LogLinearSchedule,
+    alpha_bar_of_flow_time,
+    alpha_bar_of_sigma,
+)
 from latentdiff.errors import InputError
 
 COORDINATES: tuple[Coordinate, ...] = get_args(Coordinate)
@@ -139,6 +144,8 @@ def test_variances_of_the_reverse_step() -> None:
     assert (small[1:] < LINEAR.betas[1:]).all() and (small > 0).all()
     assert small[0] == small[1]
     assert posterior_variances(DiscreteSchedule(torch.tensor([0.3]))).tolist() == pytest.approx([0.3])
+    vdm = DiscreteSchedule.from_gamma(LogLinearSchedule(-13.3, 5.0), 1000)  # its first step makes nearly all of a level
+    assert posterior_variances(vdm)[0] == vdm.betas[0] > 50 * posterior_variances(vdm)[1]
     ends = torch.tensor([-1.0, 1.0], dtype=torch.float64)
     learned = reverse_log_variance(LINEAR, 5, "learned_range", ends, ends)
     fixed = [reverse_log_variance(LINEAR, 5, kind, ends) for kind in ("fixed_small", "fixed_large")]

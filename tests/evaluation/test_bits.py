@@ -123,6 +123,12 @@ def test_a_mixtures_bits_are_its_entropy(mixture: Known) -> None:
     assert found.total.mean == pytest.approx(mixture.entropy, rel=0.01)
 
 
+def test_a_chain_may_begin_later(gaussian: Known) -> None:
+    """Of 8-bit pixels the noise of time 10 hides the last bit, and the bound is looser; of coarse ones it is not."""
+    ends = [bits_per_dim(gaussian.pipe, gaussian.rows, Bound(first=first, draws=100)).total.mean for first in (0, 10)]
+    assert gaussian.entropy * 0.99 < ends[0] < ends[1]
+
+
 def test_a_wrong_weight_shows(gaussian: Known, monkeypatch: pytest.MonkeyPatch) -> None:
     kl, divergence = likelihood.gaussian_kl, likelihood._divergence
     monkeypatch.setattr(likelihood, "gaussian_kl", lambda *given: 1.1 * kl(*given))
@@ -179,6 +185,8 @@ def test_what_has_no_likelihood_is_refused(digits: Digits) -> None:
         bits_per_dim(pipe, rows, levels=300)
     with pytest.raises(InputError, match="bound of 1001 steps cannot be: the model has 1 to 1000"):
         bits_per_dim(pipe, rows, Bound(1001))
+    with pytest.raises(InputError, match="bound from time 1000 on cannot be: the model's times are 0 to 999"):
+        bits_per_dim(pipe, rows, Bound(first=1000))
     pipe.scheduler = make_scheduler("lcm", {**pipe.scheduler.config, "timestep_scaling": 10.0})
     with pytest.raises(InputError, match="few-step student has no likelihood"):
         bits_per_dim(pipe, rows)
