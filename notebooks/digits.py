@@ -5,6 +5,7 @@ Everything goes through the ordinary trainer, pipelines and metrics of the packa
 
 import contextlib
 import functools
+import io
 import json
 import statistics
 from collections.abc import Callable, Sequence
@@ -78,9 +79,12 @@ def denoiser(name: str, seed: int, config: str = "ddpm_digits", **changes: Any) 
 
 
 def quiet(folder: Path) -> TextToImagePipeline:
-    """A saved pipeline, without progress bars."""
-    pipe = TextToImagePipeline.from_pretrained(folder)
+    """A saved pipeline, without progress bars, whose sampler clips z_0 to the range of pixels, as in DDPM's code."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        pipe = TextToImagePipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
+    if "clip_sample" in pipe.scheduler.config:
+        pipe.scheduler.register_to_config(clip_sample=True)
     return pipe
 
 
