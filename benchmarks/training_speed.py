@@ -37,7 +37,7 @@ from latentdiff.config import KLAutoencoderConfig, NewTextEncoder, load_config
 from latentdiff.data.items import Draw, collate
 from latentdiff.media.mel import resolve_mel
 from latentdiff.models.autoencoder import build_autoencoder, posterior
-from latentdiff.models.text import encode_tokens, new_t5, new_tokenizer, tokenize
+from latentdiff.models.text import Conditioning, new_t5, new_tokenizer
 from latentdiff.training.loop import Trainer
 from latentdiff.training.recipes.diffusion import DiffusionTraining
 
@@ -72,10 +72,7 @@ class Rivals:
         self.loading = trainer._batches()
         latents = self.recipe.latents
         self.mean, self.deviation = latents.mean[:], latents.deviation[:]
-        captions = [latents.rows[int(row)].captions[0] for row in latents.owner[:]]
-        ids, self.mask = tokenize(self.recipe.tokenizer, captions)
-        with torch.no_grad():
-            self.tokens = encode_tokens(self.recipe.text_encoder, ids, self.mask).tokens
+        self.read = self.recipe.listener.read([latents.rows[int(row)].captions[0] for row in latents.owner[:]])
         self.bare_step = self._step(fused=True)
         self.plain_step = self._step(fused=False)  # as the script constructs AdamW
         stage = self.recipe.first_stage
@@ -84,16 +81,16 @@ class Rivals:
         order = [draws[first : first + batch] for first in range(0, len(draws), batch)]
         self.files = itertools.cycle(DataLoader(items, batch_sampler=order, collate_fn=collate))
 
-    def _step(self, fused: bool) -> Callable[[Tensor, Tensor | None, Tensor, Tensor | None], None]:
-        """One optimisation step on latents, token ids or embeddings, and their mask."""
+    def _step(self, fused: bool) -> Callable[[Tensor, Conditioning], None]:
+        """One optimisation step on latents and embedded captions."""
         network = copy.deepcopy(self.recipe.networks["denoiser"]).train()
         parameters = [p for p in network.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=fused or None)
 
-        def step(z_0: Tensor, ids: Tensor | None, mask: Tensor, tokens: Tensor | None) -> None:
+        def step(z_0: Tensor, read: Conditioning) -> None:
             eps, t = torch.randn_like(z_0), torch.randint(0, len(self.alphas), (len(z_0),))
             alpha_bar = self.alphas[t].view(-1, 1, 1, 1)
-            prediction = network(alpha_bar.sqrt() * z_0 + (1 - alpha_bar).sqrt() * eps, t, ids, mask, None, tokens)
+            prediction = network(alpha_bar.sqrt() * z_0 + (1 - alpha_bar).sqrt() * eps, t, read, [])
             torch.nn.functional.mse_loss(prediction, eps).backward()
             torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
             optimizer.step()
@@ -103,14 +100,15 @@ class Rivals:
 
     def bare(self) -> None:
         index = torch.randint(0, len(self.mean), (self.batch,))
+        assert self.read.tokens is not None and self.read.mask is not None
         z_0 = self.mean[index] + self.deviation[index] * torch.randn_like(self.mean[index])
-        self.bare_step(z_0, None, self.mask[index], self.tokens[index])
+        self.bare_step(z_0, Conditioning(self.read.tokens[index], self.read.mask[index]))
 
     def plain(self) -> None:
         batch, stage = next(self.files), self.recipe.first_stage
         with torch.no_grad():
             z_0 = posterior(stage.vae, stage.modality.to_x(batch["media"])).sample() * stage.vae.config.scaling_factor
-        self.plain_step(z_0, *tokenize(self.recipe.tokenizer, batch["caption"]), None)
+        self.plain_step(z_0, self.recipe.listener.read(batch["caption"]))
 
     def load(self) -> None:
         next(self.loading)

@@ -316,6 +316,10 @@ def test_objectives_say_what_they_need(diffusion: Path, tmp_path: Path) -> None:
         (["unet.kind=plain"], "unet.kind is plain, which hears no prompt; set conditioning: none"),
         (["unet.dropout=0.1"], "'dropout' is a key of another kind of unet"),
         (["conditioning=none"], "conditioning is none, which only pictures can have"),
+        (["unet.kind=two_stream"], "language_model and unet.kind two_stream go together"),
+        (["language_model=gpt2"], "language_model and unet.kind two_stream go together"),
+        (["language_model=gpt2", "unet.kind=two_stream"], "goes on from a published text_encoder and a clap"),
+        (["adapter=768"], "adapter stands behind a published text_encoder"),
     ],
 )
 def test_objectives_and_conditioning_that_do_not_fit(diffusion: Path, overrides: list[str], words: str) -> None:

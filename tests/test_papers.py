@@ -11,7 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from latentdiff.config import DiffusionRecipe, ImageData, NewTextEncoder, VAERecipe, VocoderRecipe, load_config
+from latentdiff.config import (
+    ConsistencyRecipe,
+    DiffusionRecipe,
+    ImageData,
+    NewTextEncoder,
+    PlainUNetConfig,
+    VAERecipe,
+    VocoderRecipe,
+    load_config,
+)
 from latentdiff.media.mel import resolve_mel
 from latentdiff.models.autoencoder import build_autoencoder
 from latentdiff.models.denoiser import new_denoiser
@@ -29,8 +38,8 @@ class Published(NamedTuple):
     source: str
     channels: int | None = None
     """Of z, where the autoencoder is another file's."""
-    tokens_width: int | None = None
-    """Of a published text encoder."""
+    tokens_width: int | tuple[int, int] | None = None
+    """Of a published text encoder, or of GPT-2 and a text encoder."""
     pooled_width: int | None = None
 
 
@@ -41,11 +50,17 @@ PUBLISHED = [
     Published("audioldm_s", "unet", 185.0, "AudioLDM's code (extra_film_use_concat)", channels=8, pooled_width=512),
     Published("audioldm_m", "unet", 416, "AudioLDM's released checkpoints", channels=8, pooled_width=512),
     Published("audioldm_l", "unet", 739, "AudioLDM, table 1", channels=8, pooled_width=512),
+    Published("audioldm2", "unet", 346, "AudioLDM2, its AudioCaps table", channels=8, tokens_width=(768, 1024)),
+    Published("audioldm2_large", "unet", 712, "AudioLDM2, its AudioCaps table", channels=8, tokens_width=(768, 1024)),
+    Published("auffusion", "unet", 859.5, "Stable Diffusion 1's, counted", channels=4, tokens_width=768),
+    Published("stable_diffusion_v1", "unet", 859.5, "its checkpoints, counted", channels=4, tokens_width=768),
     Published("tango", "unet", 866, "Tango, table 1", channels=8, tokens_width=1024),
     Published("hifigan_v1", "generator", 13.92, "HiFi-GAN, table 1"),
     Published("hifigan_v2", "generator", 0.92, "HiFi-GAN, table 1"),
+    Published("hifigan_v3", "generator", 1.46, "HiFi-GAN, table 1"),
     Published("ddpm_cifar10", "unet", 35.7, "DDPM, appendix B"),
     Published("improved_ddpm_cifar10", "unet", 52.5, "its UNetModel at the README's flags, counted"),
+    Published("consistency_cifar10", "unet", 56.1, "Song et al. 2023, its NCSN++ counted"),
     Published("vdm_cifar10", "unet", 30.578, "its ScoreUNet at configs/cifar10.py, counted"),
     Published("mnist_x0", "unet", 1.707, "the UNet2DModel of the course's notebook"),
     Published("ldm_kl_f8", "autoencoder", 83.65, "the checkpoint kl-f8, counted"),
@@ -66,6 +81,9 @@ def build(row: Published) -> nn.Module:
             each = new_objective(config).output_channels
             with torch.device("meta"):
                 return new_denoiser(config.unet, channels, row.tokens_width or own, row.pooled_width, True, each)
+        case ConsistencyRecipe(unet=PlainUNetConfig() as sizes, data=ImageData(channels=channels)), "unet":
+            with torch.device("meta"):
+                return new_denoiser(sizes, channels, tokens_width=None, pooled_width=None)
         case DiffusionRecipe(text_encoder=NewTextEncoder() as sizes), "text_encoder":
             with torch.device("meta"):
                 return new_t5(sizes, sizes.vocabulary)

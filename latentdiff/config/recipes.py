@@ -23,6 +23,7 @@ from latentdiff.config.sections import (
     PlainUNetConfig,
     Section,
     TrainConfig,
+    TwoStreamUNetConfig,
     UNetConfig,
     VAEWeights,
     VocoderWeights,
@@ -133,6 +134,11 @@ class DiffusionRecipe(Recipe):
     """Folder or hub id of a CLAP whose embedding also conditions (FiLM); null: none."""
     clap_condition: Literal["text", "audio"] = "text"
     """What CLAP sees in training; at use it always sees the prompt (AudioLDM trains on ``audio``)."""
+    language_model: str | None = None
+    """Folder or hub id of a GPT-2 that goes on from CLAP and the text encoder's tokens, with a sequence of its own for
+    a ``two_stream`` U-Net (AudioLDM2). It learns, with a new projection before it; null: none."""
+    adapter: int | None = Field(None, gt=0)
+    """Width of a trained linear layer and norm behind a frozen text encoder (Auffusion); null: none."""
     pooled_tokens: bool = False
     """Also add the mean of the T5 tokens to the time embedding (FiLM): what the prompt is about reaches every
     layer at once, and is learnt much sooner than through attention alone. Where CLAP is given, it has that place."""
@@ -181,15 +187,26 @@ class DiffusionRecipe(Recipe):
             return self
         if not isinstance(self.data, ImageData):
             raise ValueError("conditioning is none, which only pictures can have; leave it out")
-        for key, value in {**_WITHOUT_PROMPT, "clap": None, "pooled_tokens": False}.items():
+        for key, value in {**_WITHOUT_PROMPT, "clap": None, "adapter": None, "pooled_tokens": False}.items():
             if getattr(self, key) != value:
                 raise ValueError(f"{key} is a key for models with prompts, and conditioning is none; leave it out")
         return self
 
     @model_validator(mode="after")
+    def _what_goes_together(self) -> Self:
+        frozen = isinstance(self.text_encoder, str)
+        if (self.language_model is not None) != isinstance(self.unet, TwoStreamUNetConfig):
+            raise ValueError("language_model and unet.kind two_stream go together; give both or neither")
+        if self.language_model is not None and not (frozen and self.clap and not self.adapter):
+            raise ValueError("language_model goes on from a published text_encoder and a clap; name both, no adapter")
+        if self.adapter is not None and (not frozen or self.pooled_tokens):
+            raise ValueError("adapter stands behind a published text_encoder; name one, without pooled_tokens")
+        return self
+
+    @model_validator(mode="after")
     def _parts_of_the_medium(self) -> Self:
         if isinstance(self.data, ImageData):
-            for key in ("vocoder", "clap"):
+            for key in ("vocoder", "clap", "adapter"):
                 if getattr(self, key) is not None:
                     raise ValueError(f"{key} is a key for sounds, and data.kind is image; leave it out")
             return self
@@ -250,12 +267,25 @@ class ConsistencyRecipe(Recipe):
 
     stage: Literal["consistency"]
     data: AnyData
-    teacher: str
-    """Folder of a finished pipeline, or a bundled model's name. The student is one with its U-Net exchanged."""
+    teacher: str | None = None
+    """Folder of a finished pipeline, or a bundled model's name. The student is one with its U-Net exchanged. null: none
+    is needed to train a model of pixels without a prompt, on EDM's process."""
     method: ConsistencyMethod = DistillationConfig()
-    unet: UNetConfig | None = None
+    unet: AnyUNet | None = None
     """Sizes of a new student; null: a copy of the teacher's U-Net, weights and all."""
     default_steps: int = Field(4, gt=0)
+
+    @model_validator(mode="after")
+    def _teacher_or_not(self) -> Self:
+        if isinstance(self.unet, TwoStreamUNetConfig):
+            raise ValueError("unet.kind two_stream is for the stage diffusion; choose conditional or plain")
+        new = isinstance(self.data, ImageData) and isinstance(self.unet, PlainUNetConfig)
+        if self.teacher is None and not (new and self.method.kind == "training"):
+            raise ValueError(
+                "teacher is missing: name the folder of a finished pipeline. Without one there are only pictures, with "
+                "method.kind training and unet.kind plain"
+            )
+        return self
 
 
 class JudgeRecipe(EitherMedium):

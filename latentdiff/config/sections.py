@@ -175,6 +175,8 @@ class VocoderWeights(Section):
 class GeneratorConfig(Section):
     """transformers' `SpeechT5HifiGan`; the product of the rates must be the mel's hop."""
 
+    resblock: Literal[1, 2] = 1
+    """Type of the residual blocks: 1 of HiFi-GAN V1 and V2, 2 of V3."""
     upsample_rates: tuple[int, ...] = (8, 8, 2, 2)
     upsample_kernel_sizes: tuple[int, ...] = (16, 16, 4, 4)
     upsample_initial_channel: int = Field(128, gt=0)
@@ -224,6 +226,23 @@ class UNetConfig(Section):
     norm_num_groups: int = Field(16, gt=0)
 
 
+class TwoStreamUNetConfig(Section):
+    """diffusers' `AudioLDM2UNet2DConditionModel`: an attention of its own for each of two token sequences."""
+
+    kind: Literal["two_stream"]
+    block_out_channels: tuple[int, ...] = (128, 256, 384, 640)
+    layers_per_block: int = Field(2, gt=0)
+    attention: tuple[bool, ...] = (False, True, True, True)
+    """Whether a level has attention."""
+    attention_heads: Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(gt=0)], ...] = 8
+    """Of all levels, or of each."""
+    transformer_layers: int = Field(1, gt=0)
+    """Layers of each attention."""
+    last_self_attention: bool = False
+    """One more behind the two, of a level to itself, as there is one before them."""
+    norm_num_groups: int = Field(32, gt=0)
+
+
 class PlainUNetConfig(Section):
     """diffusers' `UNet2DModel`, the U-Net of DDPM and its relatives: it hears no prompt."""
 
@@ -247,7 +266,7 @@ class PlainUNetConfig(Section):
 
 
 AnyUNet = Annotated[
-    Annotated[UNetConfig | PlainUNetConfig, Field(discriminator="kind")],
+    Annotated[UNetConfig | TwoStreamUNetConfig | PlainUNetConfig, Field(discriminator="kind")],
     # One that hears the prompt is what a section without a kind means.
     BeforeValidator(lambda unet: {"kind": "conditional", **unet} if isinstance(unet, dict) else unet),
 ]

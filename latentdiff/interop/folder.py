@@ -28,6 +28,7 @@ LIBRARIES = (
     "latentdiff.models.autoencoder",
     "latentdiff.models.denoiser",
     "latentdiff.models.prompts",
+    "latentdiff.models.vocoder",
 )
 """Where the classes of a pipeline of ours may be from."""
 WEIGHTS = (".safetensors", ".bin", ".pt")

@@ -16,6 +16,7 @@ from latentdiff.errors import InputError
 from latentdiff.interop.pickles import read_pickle
 from latentdiff.interop.states import require_same_keys
 from latentdiff.media.mel import MelConfig
+from latentdiff.models.vocoder import build_vocoder
 
 
 def vocoder_from_file(file: Path, config: Path) -> SpeechT5HifiGan:
@@ -41,7 +42,7 @@ def vocoder_from_state(state: dict[str, Tensor], config: SpeechT5HifiGanConfig, 
     Raises:
         InputError: with both lists, if names are missing or unexpected.
     """
-    vocoder = SpeechT5HifiGan(config)
+    vocoder = build_vocoder(config)
     plain = without_weight_norm(state)
     ours = {f"upsampler.{name[4:]}" if name.startswith("ups.") else name: tensor for name, tensor in plain.items()}
     ours |= {"mean": vocoder.mean, "scale": vocoder.scale}
@@ -103,7 +104,7 @@ def original_config(vocoder: SpeechT5HifiGan) -> dict[str, Any]:
         raise InputError("the vocoder carries no mel definition in its config.json, which an original file needs.")
     mel = MelConfig.from_dict(definition)
     return {
-        "resblock": "1",
+        "resblock": getattr(config, "resblock", "1"),
         "upsample_rates": config.upsample_rates,
         "upsample_kernel_sizes": config.upsample_kernel_sizes,
         "upsample_initial_channel": config.upsample_initial_channel,
@@ -128,10 +129,10 @@ def _sizes(h: dict[str, Any]) -> SpeechT5HifiGanConfig:
     """HiFi-GAN's ``config.json`` in transformers' words.
 
     Raises:
-        InputError: for its third version, whose residual blocks transformers does not have.
+        InputError: for residual blocks of an unknown type.
     """
-    if str(h["resblock"]) != "1":
-        raise InputError(f"this HiFi-GAN has residual blocks of type {h['resblock']} (V3); only type 1 can be loaded.")
+    if str(h["resblock"]) not in ("1", "2"):
+        raise InputError(f"this HiFi-GAN has residual blocks of type {h['resblock']}; there are 1 and 2 (V3).")
     mel = MelConfig(
         sampling_rate=h["sampling_rate"],
         n_fft=h["n_fft"],
@@ -151,5 +152,6 @@ def _sizes(h: dict[str, Any]) -> SpeechT5HifiGanConfig:
         resblock_kernel_sizes=h["resblock_kernel_sizes"],
         resblock_dilation_sizes=h["resblock_dilation_sizes"],
         normalize_before=False,
+        resblock=str(h["resblock"]),
         mel=mel.to_dict(),
     )

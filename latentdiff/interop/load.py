@@ -19,7 +19,7 @@ from latentdiff.interop.hifigan import vocoder_from_file
 from latentdiff.interop.pickles import read_pickle
 from latentdiff.interop.states import wrong_keys
 from latentdiff.media.mel import PRESETS, MelConfig
-from latentdiff.models import autoencoder, denoiser, prompts
+from latentdiff.models import autoencoder, denoiser, prompts, vocoder
 from latentdiff.models.autoencoder import compression
 from latentdiff.models.prompts import ConditionAdapter
 
@@ -84,9 +84,8 @@ def _load(folder: Path, kind: str, noted: str, dtype: torch.dtype) -> Any:
     if (folder / "condition_adapter.pt").is_file():
         adapter = _adapter(folder)
         return adapter if dtype == torch.float32 else adapter.to(dtype)
-    home = next(
-        (home for home in (diffusers, transformers, autoencoder, denoiser, prompts) if hasattr(home, kind)), None
-    )
+    homes = (diffusers, transformers, autoencoder, denoiser, prompts, vocoder)
+    home = next((home for home in homes if hasattr(home, kind)), None)
     if home is None:
         raise InputError(f"{folder} holds a {noted}, which no library here has.")
     model: Any = getattr(home, kind)

@@ -11,6 +11,7 @@ from transformers import SpeechT5HifiGan
 
 from latentdiff.errors import InputError
 from latentdiff.models.autoencoder import Autoencoder, PatchAutoencoder
+from latentdiff.models.vocoder import ShortHifiGan
 
 
 def load_autoencoder(source: str) -> Autoencoder:
@@ -32,9 +33,9 @@ def load_vocoder(source: str) -> SpeechT5HifiGan:
         InputError: if there is none, or something else, at ``source``.
     """
     kind = _kind(source)
-    if kind not in (None, "SpeechT5HifiGan"):
+    if kind not in (None, "SpeechT5HifiGan", "ShortHifiGan"):
         raise InputError(f"{source} holds a {kind} and not a vocoder; name the folder of a SpeechT5HifiGan.")
-    return _load(SpeechT5HifiGan, source)
+    return _load(ShortHifiGan if kind == "ShortHifiGan" else SpeechT5HifiGan, source)
 
 
 def _kind(source: str) -> str | None:

@@ -5,7 +5,7 @@ Shapes: B prompts, N tokens, D width of a token.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,13 +22,12 @@ from transformers import (
 )
 
 from latentdiff.models.clap import embed_text
-from latentdiff.models.text import Conditioning, encode_tokens, lengthen, mean_of_tokens, tokenize
+from latentdiff.models.text import NOTHING, Conditioning, encode_tokens, lengthen, mean_of_tokens, tokenize
 
 
 class PromptEncoder(ABC):
-    """What turns prompts into tau."""
+    """What turns prompts into tau: what frozen encoders say of them, which can be kept, and what is made of that."""
 
-    @abstractmethod
     def __call__(self, prompts: list[str], beside: list[str] | None = None) -> Conditioning:
         """tau of the prompts; each means the same alone and among longer ones.
 
@@ -36,6 +35,15 @@ class PromptEncoder(ABC):
             prompts: the texts.
             beside: if these are negative prompts, the prompts that each of them stands beside.
         """
+        return self.tell(self.read(prompts), prompts, beside)
+
+    @abstractmethod
+    def read(self, prompts: list[str], known: Conditioning = NOTHING) -> Conditioning:
+        """Tokens with their mask, and pooled embeddings, of all encoders that do not learn; what is known stays."""
+
+    def tell(self, read: Conditioning, prompts: list[str], beside: list[str] | None = None) -> Conditioning:
+        """tau of what was read of the prompts. Every part that can learn is called here, and no other."""
+        return read
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,12 @@ class T5Prompts(PromptEncoder):
     tokenizer: PreTrainedTokenizerBase
     pooled: bool = False
 
-    def __call__(self, prompts: list[str], beside: list[str] | None = None) -> Conditioning:
-        tau = encode_tokens(self.text_encoder, *tokenize(self.tokenizer, prompts))
+    def read(self, prompts: list[str], known: Conditioning = NOTHING) -> Conditioning:
+        learns = any(parameter.requires_grad for parameter in self.text_encoder.parameters())
+        return known if learns else _with_tokens(known, self.text_encoder, self.tokenizer, prompts)
+
+    def tell(self, read: Conditioning, prompts: list[str], beside: list[str] | None = None) -> Conditioning:
+        tau = _with_tokens(read, self.text_encoder, self.tokenizer, prompts)
         return mean_of_tokens(tau) if self.pooled else tau
 
 
@@ -58,7 +70,9 @@ class CLIPPrompts(PromptEncoder):
     text_encoder: CLIPTextModel
     tokenizer: PreTrainedTokenizerBase
 
-    def __call__(self, prompts: list[str], beside: list[str] | None = None) -> Conditioning:
+    def read(self, prompts: list[str], known: Conditioning = NOTHING) -> Conditioning:
+        if known.tokens is not None:
+            return known
         length = self.tokenizer.model_max_length
         tokenize(self.tokenizer, prompts)  # says what is cut off
         batch = self.tokenizer(
@@ -66,7 +80,10 @@ class CLIPPrompts(PromptEncoder):
         ).to(self.text_encoder.device)
         # A causal encoder needs no mask for the real tokens; some (SD 2) were trained with one all the same.
         mask = batch.attention_mask if getattr(self.text_encoder.config, "use_attention_mask", False) else None
-        return Conditioning(self.text_encoder(batch.input_ids, attention_mask=mask).last_hidden_state)
+        return replace(known, tokens=self.text_encoder(batch.input_ids, attention_mask=mask).last_hidden_state)
+
+    def tell(self, read: Conditioning, prompts: list[str], beside: list[str] | None = None) -> Conditioning:
+        return replace(read, mask=None)
 
 
 class ConditionAdapter(ModelMixin, ConfigMixin):
@@ -105,11 +122,12 @@ class AdaptedPrompts(PromptEncoder):
     adapter: ConditionAdapter
     length: int = 77
 
-    def __call__(self, prompts: list[str], beside: list[str] | None = None) -> Conditioning:
-        ids, mask = (part[:, : self.length] for part in tokenize(self.tokenizer, prompts))
-        tau = encode_tokens(self.text_encoder, ids, mask)
-        assert tau.tokens is not None and tau.mask is not None
-        tokens = self.adapter(lengthen(tau.tokens * tau.mask[..., None].to(tau.tokens.dtype), self.length))
+    def read(self, prompts: list[str], known: Conditioning = NOTHING) -> Conditioning:
+        return _with_tokens(known, self.text_encoder, self.tokenizer, prompts, self.length)
+
+    def tell(self, read: Conditioning, prompts: list[str], beside: list[str] | None = None) -> Conditioning:
+        assert read.tokens is not None and read.mask is not None
+        tokens = self.adapter(lengthen(read.tokens * read.mask[..., None].to(read.tokens.dtype), self.length))
         said = torch.tensor([bool(prompt) for prompt in prompts], device=tokens.device)
         return Conditioning(torch.where(said[:, None, None], tokens, 0.0))
 
@@ -122,9 +140,12 @@ class CLAPPrompts(PromptEncoder):
     tokenizer: PreTrainedTokenizerBase
     sequence: PromptEncoder | None = None
 
-    def __call__(self, prompts: list[str], beside: list[str] | None = None) -> Conditioning:
-        tau = self.sequence(prompts, beside) if self.sequence is not None else Conditioning()
-        return Conditioning(tau.tokens, tau.mask, embed_text(self.clap, *tokenize(self.tokenizer, prompts)))
+    def read(self, prompts: list[str], known: Conditioning = NOTHING) -> Conditioning:
+        read = self.sequence.read(prompts, known) if self.sequence is not None else known
+        return _with_clap(read, self.clap, self.tokenizer, prompts)
+
+    def tell(self, read: Conditioning, prompts: list[str], beside: list[str] | None = None) -> Conditioning:
+        return self.sequence.tell(read, prompts, beside) if self.sequence is not None else read
 
 
 @dataclass(frozen=True)
@@ -143,22 +164,23 @@ class AudioLDM2Prompts(PromptEncoder):
     projection_model: AudioLDM2ProjectionModel
     language_model: GPT2LMHeadModel
 
-    def __call__(self, prompts: list[str], beside: list[str] | None = None) -> Conditioning:
-        ids, mask = tokenize(self.tokenizer, prompts)
-        lengths = mask.sum(1)
+    def read(self, prompts: list[str], known: Conditioning = NOTHING) -> Conditioning:
+        read = _with_tokens(known, self.text_encoder, self.tokenizer, prompts)
+        return _with_clap(read, self.clap, self.clap_tokenizer, prompts)
+
+    def tell(self, read: Conditioning, prompts: list[str], beside: list[str] | None = None) -> Conditioning:
+        assert read.mask is not None and read.pooled is not None
+        lengths = read.mask.sum(1)
         if beside is not None:
-            lengths = torch.maximum(lengths, tokenize(self.tokenizer, beside)[1].sum(1))
-        tau = encode_tokens(self.text_encoder, ids, mask)
-        assert tau.mask is not None
-        clap = embed_text(self.clap, *tokenize(self.clap_tokenizer, prompts))
+            lengths = torch.maximum(lengths, tokenize(self.tokenizer, beside)[1].sum(1).to(lengths.device))
         joined = self.projection_model(
-            hidden_states=clap[:, None],
-            hidden_states_1=tau.tokens,
-            attention_mask=torch.ones_like(tau.mask[:, :1]),
-            attention_mask_1=tau.mask,
+            hidden_states=read.pooled[:, None],
+            hidden_states_1=read.tokens,
+            attention_mask=torch.ones_like(read.mask[:, :1]),
+            attention_mask_1=read.mask,
         )
-        tokens = self._continue(joined.hidden_states, joined.attention_mask, lengths.to(clap.device))
-        return Conditioning(tokens, None, None, tau.tokens, tau.mask)
+        tokens = self._continue(joined.hidden_states, joined.attention_mask, lengths)
+        return Conditioning(tokens, None, None, read.tokens, read.mask)
 
     def _continue(self, sequence: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
         """The next hidden states (B, 8, D) after [start, CLAP, end, start, T5 tokens, end], (B, 5 + N, D)."""
@@ -178,6 +200,23 @@ class AudioLDM2Prompts(PromptEncoder):
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
             place = torch.cat([place, place[:, -1:] + 1], dim=1)
         return sequence[:, -count:]
+
+
+def _with_tokens(
+    known: Conditioning, encoder: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], limit: int | None = None
+) -> Conditioning:
+    """The same with the tokens of the prompts, if they are not known; at most ``limit`` of each."""
+    if known.tokens is not None:
+        return known
+    tau = encode_tokens(encoder, *(part[:, :limit] for part in tokenize(tokenizer, prompts)))
+    return replace(known, tokens=tau.tokens, mask=tau.mask)
+
+
+def _with_clap(known: Conditioning, clap: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> Conditioning:
+    """The same with CLAP's embedding of the prompts, or with that of their sounds if it is known."""
+    if known.pooled is not None:
+        return known
+    return replace(known, pooled=embed_text(clap, *tokenize(tokenizer, prompts)))
 
 
 def prompt_encoder(parts: Mapping[str, Any], pooled: bool) -> PromptEncoder:

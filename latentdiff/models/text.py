@@ -15,7 +15,9 @@ from tokenizers.models import Unigram
 from tokenizers.trainers import UnigramTrainer
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
+    CLIPTextModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     T5Config,
@@ -23,11 +25,14 @@ from transformers import (
 )
 
 from latentdiff.config import NewTextEncoder
+from latentdiff.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 64
 """Longest prompt of a text encoder trained here, in tokens."""
+ENCODERS: dict[str, Any] = {"t5": T5EncoderModel, "clip": CLIPTextModel, "clip_text_model": CLIPTextModel}
+"""By the ``model_type`` of their ``config.json``; CLIP's whole model has its text half in it."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,9 @@ class Conditioning:
     def _each(self, change: Any) -> "Conditioning":
         parts = (self.tokens, self.mask, self.pooled, self.tokens_1, self.mask_1, self.guidance)
         return Conditioning(*(None if part is None else change(part) for part in parts))
+
+
+NOTHING = Conditioning()
 
 
 def new_tokenizer(captions: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -148,9 +156,16 @@ def new_t5(config: NewTextEncoder, vocabulary: int) -> T5EncoderModel:
     )
 
 
-def load_text_encoder(source: str) -> tuple[T5EncoderModel, PreTrainedTokenizerBase]:
-    """A published T5 (flan-t5 for example) or one of ours, by folder or hub id."""
-    return T5EncoderModel.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+def load_text_encoder(source: str) -> tuple[T5EncoderModel | CLIPTextModel, PreTrainedTokenizerBase]:
+    """A published T5 (flan-t5 for example), one of ours, or the text half of a CLIP, by folder or hub id.
+
+    Raises:
+        InputError: if it is of another kind.
+    """
+    kind = AutoConfig.from_pretrained(source).model_type
+    if kind not in ENCODERS:
+        raise InputError(f"{source} holds a model of the type {kind}; a text encoder is one of {', '.join(ENCODERS)}.")
+    return ENCODERS[kind].from_pretrained(source, dtype=torch.float32), AutoTokenizer.from_pretrained(source)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> tuple[Tensor, Tensor]:
@@ -165,7 +180,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> tuple[Te
     return batch.input_ids, batch.attention_mask
 
 
-def encode_tokens(encoder: T5EncoderModel, ids: Tensor, mask: Tensor) -> Conditioning:
+def encode_tokens(encoder: T5EncoderModel | CLIPTextModel, ids: Tensor, mask: Tensor) -> Conditioning:
     """tau as a token sequence, of ids (B, N) and mask (B, N)."""
     ids, mask = ids.to(encoder.device), mask.to(encoder.device)
     return Conditioning(tokens=encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask=mask)

@@ -1,4 +1,4 @@
-"""The vocoder log-mel -> waveform: transformers' `SpeechT5HifiGan` (HiFi-GAN, Kong et al. 2020)."""
+"""The vocoder log-mel -> waveform: transformers' `SpeechT5HifiGan` (HiFi-GAN, Kong et al. 2020), or its V3."""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +10,54 @@ from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 from latentdiff.config import GeneratorConfig
 from latentdiff.errors import InputError
 from latentdiff.media.mel import LogMel, MelConfig, resolve_mel
+
+
+class ShortResidualBlock(nn.Module):
+    """HiFi-GAN's residual block of type 2: one dilated convolution a branch, and not two."""
+
+    def __init__(self, channels: int, kernel_size: int, dilations: Sequence[int], slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+        self.convs = nn.ModuleList(
+            nn.Conv1d(channels, channels, kernel_size, dilation=d, padding=(kernel_size - 1) * d // 2)
+            for d in dilations
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(B, C, T) -> the same shape."""
+        for conv in self.convs:
+            h = h + conv(nn.functional.leaky_relu(h, self.slope))
+        return h
+
+    def apply_weight_norm(self) -> None:
+        """As HiFi-GAN's own training has it."""
+        for conv in self.convs:
+            nn.utils.parametrizations.weight_norm(conv)
+
+    def remove_weight_norm(self) -> None:
+        """Fold it into the kernels."""
+        for conv in self.convs:
+            nn.utils.parametrize.remove_parametrizations(conv, "weight")
+
+
+class ShortHifiGan(SpeechT5HifiGan):
+    """HiFi-GAN V3. Why an own class: transformers has residual blocks of type 1 only, V1's and V2's."""
+
+    def __init__(self, config: SpeechT5HifiGanConfig) -> None:
+        super().__init__(config)
+        pairs = list(zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True))
+        widths = [config.upsample_initial_channel // 2 ** (level + 1) for level in range(len(config.upsample_rates))]
+        self.resblocks = nn.ModuleList(
+            ShortResidualBlock(width, kernel_size, dilations, config.leaky_relu_slope)
+            for width in widths
+            for kernel_size, dilations in pairs
+        )
+        self.post_init()
+
+
+def build_vocoder(config: SpeechT5HifiGanConfig) -> SpeechT5HifiGan:
+    """The class whose residual blocks are of the type that ``config.resblock`` says, in HiFi-GAN's own words; or 1."""
+    return (ShortHifiGan if getattr(config, "resblock", "1") == "2" else SpeechT5HifiGan)(config)
 
 
 def new_vocoder(config: GeneratorConfig, mel: MelConfig, mel_iterations: int = 0) -> SpeechT5HifiGan:
@@ -26,8 +74,9 @@ def new_vocoder(config: GeneratorConfig, mel: MelConfig, mel_iterations: int = 0
         )
     _require_pairs("upsample", "upsample_rates", config.upsample_rates, config.upsample_kernel_sizes)
     _require_pairs("resblock", "resblock_dilation_sizes", config.resblock_dilation_sizes, config.resblock_kernel_sizes)
-    vocoder = SpeechT5HifiGan(
+    vocoder = build_vocoder(
         SpeechT5HifiGanConfig(
+            resblock=str(config.resblock),
             model_in_dim=mel.n_mels,
             sampling_rate=mel.sampling_rate,
             upsample_initial_channel=config.upsample_initial_channel,

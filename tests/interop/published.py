@@ -244,7 +244,8 @@ def save_hifigan(folder: Path, name: str, made: SpeechT5HifiGan, new_keys: bool 
     state = {key: tensor for key, tensor in state.items() if key not in ("mean", "scale")}
     config = made.config
     sizes = {
-        "resblock": "1", "sampling_rate": 16000, "n_fft": 1024, "win_size": 1024, "fmin": 0, "fmax": 8000,
+        "resblock": getattr(config, "resblock", "1"), "sampling_rate": 16000,
+        "n_fft": 1024, "win_size": 1024, "fmin": 0, "fmax": 8000,
         "hop_size": math.prod(config.upsample_rates), "num_mels": config.model_in_dim,
         "upsample_initial_channel": config.upsample_initial_channel, "upsample_rates": config.upsample_rates,
         "upsample_kernel_sizes": config.upsample_kernel_sizes, "resblock_kernel_sizes": config.resblock_kernel_sizes,

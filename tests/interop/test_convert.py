@@ -9,7 +9,7 @@ import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import ClapModel, SpeechT5HifiGan, T5Config, T5EncoderModel
+from transformers import ClapModel, SpeechT5HifiGan, SpeechT5HifiGanConfig, T5Config, T5EncoderModel
 
 from latentdiff import TextToAudioPipeline, TextToImagePipeline
 from latentdiff.cli import main
@@ -18,6 +18,8 @@ from latentdiff.errors import InputError
 from latentdiff.interop.compvis import original_state
 from latentdiff.interop.original_names import clap_names, unet_names, vae_names
 from latentdiff.models.clap import embed_text
+from latentdiff.models.loading import load_vocoder
+from latentdiff.models.vocoder import ShortHifiGan, build_vocoder
 from tests.interop import published
 
 Folder = Callable[[str], Path]
@@ -78,6 +80,27 @@ def test_hifigan_round_trip(tmp_path: Path) -> None:
     assert "ups.0.weight_g" in first and "resblocks.0.convs1.0.weight_v" in first
     original = json.loads((tmp_path / "config.json").read_text())
     assert json.loads((tmp_path / "back/config.json").read_text()) == original
+
+
+def test_hifigan_v3_both_ways(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = published.vocoder(rates=(4, 4)).config.to_dict() | {"resblock": "2"}
+    original = build_vocoder(SpeechT5HifiGanConfig(**sizes)).eval()
+    assert isinstance(original, ShortHifiGan)
+    with torch.no_grad():
+        for parameter in original.parameters():
+            parameter.normal_(std=0.2)
+    published.save_hifigan(tmp_path, "g_00000001", original)
+    with torch.no_grad():
+        for name, parameter in original.named_parameters():
+            if name.endswith("weight"):
+                parameter.mul_(1.5)
+    for source, out in (("g_00000001", "one"), ("one", "back"), ("back/g_00000000", "two")):
+        convert(tmp_path / source, tmp_path / out, None)
+    mel = torch.randn(1, 20, 8)
+    for name in ("one", "two"):
+        torch.testing.assert_close(load_vocoder(str(tmp_path / name))(mel), original(mel), rtol=1e-4, atol=1e-5)
+    assert json.loads((tmp_path / "back/config.json").read_text())["resblock"] == "2"
 
 
 # ---------------------------------------------------------------- CompVis, AudioLDM, AudioLDM2

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentdiff.config import PlainUNetConfig, UNetConfig
+from latentdiff.config import PlainUNetConfig, TwoStreamUNetConfig, UNetConfig
 from latentdiff.errors import InputError
 from latentdiff.models.denoiser import FourierUNet, new_denoiser, predict
 from latentdiff.models.text import Conditioning
@@ -69,6 +69,24 @@ def test_every_parameter_gets_a_gradient(kind: str) -> None:
         assert float(parameter.grad.abs().max()) > 0, name
     for part in (condition.tokens, condition.pooled):  # so that a text encoder can learn too
         assert part is None or (part.grad is not None and float(part.grad.abs().max()) > 0)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_both_streams_are_heard_each_in_its_place(last: bool) -> None:
+    sizes = TwoStreamUNetConfig(
+        kind="two_stream", block_out_channels=(8, 16), attention=(False, True), layers_per_block=1, attention_heads=2,
+        last_self_attention=last, norm_num_groups=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    unet = new_denoiser(sizes, CHANNELS, tokens_width=(6, WIDTH), pooled_width=None).eval()
+    first, second = (torch.randn(2, 3, width, requires_grad=True) for width in (6, WIDTH))
+    z_t, t = latents()
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    predict(unet, z_t, t, Conditioning(first, None, None, second, mask)).square().sum().backward()
+    assert first.grad is not None and second.grad is not None
+    assert first.grad.abs().amax((0, 2)).min() > 0 and second.grad[1].abs().amax(1).min() > 0
+    assert second.grad[0, 2].abs().max() == 0 < second.grad[0, 1].abs().max()
+    assert all(parameter.grad is not None for parameter in unet.parameters())
 
 
 def test_masked_tokens_are_not_heard() -> None:

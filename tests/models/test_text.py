@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5EncoderModel
+from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerFast, T5EncoderModel
 
 from latentdiff.config import NewTextEncoder
+from latentdiff.errors import InputError
 from latentdiff.models.text import (
     MAX_TOKENS,
     Conditioning,
@@ -197,3 +198,15 @@ def test_mean_of_tokens_leaves_padding_out() -> None:
     tau = mean_of_tokens(Conditioning(tokens, torch.tensor([[1, 1, 0]])))
     torch.testing.assert_close(tau.pooled, torch.tensor([[2.0, 3.0]]))
     assert tau.tokens is tokens
+
+
+def test_text_encoders_by_what_their_folder_says(tmp_path: Path) -> None:
+    from tests.interop import published
+
+    for part in (published.clip_text(), published.clip_tokenizer()):
+        part.save_pretrained(tmp_path / "clip")
+    encoder, tokenizer = load_text_encoder(str(tmp_path / "clip"))
+    assert isinstance(encoder, CLIPTextModel) and tokenizer("dog").input_ids[0] == 0
+    published.clap(16).save_pretrained(tmp_path / "clap")
+    with pytest.raises(InputError, match="holds a model of the type clap; a text encoder is one of t5, clip"):
+        load_text_encoder(str(tmp_path / "clap"))

@@ -11,6 +11,7 @@ from latentdiff.config import GeneratorConfig
 from latentdiff.errors import InputError
 from latentdiff.media.mel import PRESETS, LogMel
 from latentdiff.models.vocoder import (
+    ShortHifiGan,
     imposed_iterations,
     new_vocoder,
     set_normalisation,
@@ -51,6 +52,20 @@ def test_output_is_frames_times_hop(mel: str, rates: tuple[int, ...], kernels: t
     log_mel = torch.zeros(2, frames, config.n_mels)
     assert vocoder(log_mel).shape == (2, frames * config.hop_length)
     assert vocoder(log_mel[0]).shape == (frames * config.hop_length,)
+
+
+@torch.no_grad()
+def test_the_third_version_adds_one_convolution_at_a_time() -> None:
+    """A residual block of type 2 (Kong et al. 2020, appendix A.1): x + conv(lrelu(x)), for each dilation in turn."""
+    vocoder = new_vocoder(SMALL.model_copy(update={"resblock": 2}), MEL)
+    assert isinstance(vocoder, ShortHifiGan) and len(vocoder.resblocks) == 6
+    block, wanted = vocoder.resblocks[2], torch.randn(1, 4, 30)  # of the second level: kernel 3, dilations 1 and 3
+    made = block(wanted)
+    for number, dilation in enumerate((1, 3)):
+        weight, bias = block.convs[number].weight, block.convs[number].bias
+        relu = torch.where(wanted > 0, wanted, 0.1 * wanted)
+        wanted = wanted + torch.nn.functional.conv1d(relu, weight, bias, dilation=dilation, padding=dilation)
+    torch.testing.assert_close(made, wanted)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from latentdiff.config import AnyRecipe, NewTextEncoder, save_config
 from latentdiff.data.items import Draw, WaveItems, collate
 from latentdiff.errors import InputError
 from latentdiff.models.text import new_t5, new_tokenizer
+from latentdiff.training.conditioning import Listener
 from latentdiff.training.recipes import RECIPES
 from tests.training.conftest import debug_config, diffusion_parts
 
@@ -72,8 +74,8 @@ def test_training_reads_them_and_encodes_nothing(
     """Nor does it look at the media, which may be on another machine."""
     before = files(encoded)
     config = debug_config("diffusion", tones, tmp_path / "run", *parts, f"latents={encoded}")
-    for name in ("_embed", "_hear"):
-        monkeypatch.setattr(RECIPES["diffusion"], name, lambda recipe, given: pytest.fail("encoded again"))
+    for name in ("embed", "hear"):
+        monkeypatch.setattr(Listener, name, lambda listener, given: pytest.fail("encoded again"))
     recipe = RECIPES["diffusion"](config, torch.device("cpu"))
     elsewhere = config.model_copy(update={"data": config.data.model_copy(update={"path": tmp_path / "not here"})})
     other = RECIPES["diffusion"](elsewhere, torch.device("cpu"))
@@ -95,9 +97,10 @@ def test_cached_prompts_are_what_the_encoders_say(encoded: Path, parts: list[str
     for parameter in network.unet.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     z, t = torch.randn(batch["mean"].shape), torch.arange(6) * 100
+    told = partial(recipe.listener.told, batch, empty=recipe.latents.prompts.empty())
     with torch.no_grad():
-        fresh, cached = recipe.predict(z, t, captions), recipe.predict(z, t, captions, recipe._told(batch, dropped))
-        wrong = recipe.predict(z, t, captions, recipe._told(batch, ~dropped))
+        fresh, cached = recipe.predict(z, t, captions), recipe.predict(z, t, captions, told(dropped))
+        wrong = recipe.predict(z, t, captions, told(~dropped))
     scale = fresh.std()
     assert (fresh - cached).abs().max() < 2e-3 * scale < (fresh - wrong).abs().max()
 
@@ -107,12 +110,12 @@ def test_sounds_are_heard_unless_captions_dropped(encoded: Path, parts: list[str
         debug_config("diffusion", tones, tmp_path, *parts, f"latents={encoded}"), torch.device("cpu")
     )
     batch = collate([recipe.items[Draw(i, i)] for i in (0, 3)])
-    told = recipe._told(batch, torch.tensor([True, False]))
-    features = recipe.clap_features
+    told = recipe.listener.told(batch, torch.tensor([True, False]), recipe.latents.prompts.empty())
+    features = recipe.listener.parts["feature_extractor"]
     waves = WaveItems(recipe.latents.rows, features.sampling_rate, features.nb_max_samples)
-    heard = recipe._hear([waves.crop(waves.rows[row]) for row in batch["row"]])
+    heard = recipe.listener.hear([waves.crop(waves.rows[row]) for row in batch["row"]])
     torch.testing.assert_close(told.pooled[1], heard[1], atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(told.pooled[:1], recipe._pooled([""]), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(told.pooled[:1], recipe.listener.read([""]).pooled, atol=1e-3, rtol=1e-3)
 
 
 CHANGES = {

@@ -7,9 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from latentdiff import InputError, TextToAudioPipeline
+from latentdiff import InputError, TextToAudioPipeline, TextToImagePipeline
 from latentdiff.cli import main
-from latentdiff.config import load_config
+from latentdiff.config import AnyRecipe, PlainUNetConfig, load_config
+from latentdiff.diffusion.process import EDMSchedule
+from latentdiff.diffusion.samplers import make_scheduler
+from latentdiff.models.denoiser import new_denoiser
 from latentdiff.training.loop import Trainer
 from latentdiff.training.recipes import RECIPES
 from latentdiff.training.recipes.consistency import ConsistencyTraining
@@ -153,6 +156,79 @@ def test_a_student_comes_nearer_to_its_teacher(digits: Digits, tmp_path: Path) -
     # In several steps it puts fresh noise in between, so its samples are others than the teacher's, not worse ones.
     for figure in ("loss", "distance_1"):
         assert after[figure] < 0.95 * before[figure], (before, after)
+
+
+def pixels(digits: Digits, output: Path, *overrides: str) -> AnyRecipe:
+    """Two steps of a student of digits without prompts."""
+    common = [f"data.path={digits.folder}", "data.held_out=0.05", "data.size=8", "data.channels=1", f"output={output}",
+              "train.batch_size=4", "train.max_steps=2", "train.trackers=[]", "train.overfit_check_steps=0",
+              "train.validate_every=2", "train.checkpoint_every=2", "default_steps=2"]  # fmt: skip
+    return load_config(CONFIGS / "image_consistency.yaml", [*common, *overrides])
+
+
+UNET = "unet={kind: plain, block_out_channels: [8, 16], attention: [false, true], norm_num_groups: 4}"
+
+
+def teacher_without_prompt(folder: Path, process: dict[str, Any]) -> Path:
+    unet = new_denoiser(PlainUNetConfig(kind="plain", block_out_channels=(8, 16), attention=(False, True),
+                                        norm_num_groups=4), 1, None, None)  # fmt: skip
+    for parameter in unet.parameters():  # the last layer begins at zero
+        torch.nn.init.normal_(parameter, std=0.05)
+    name = "euler" if "sigma_data" in process else "ddim"
+    TextToImagePipeline(None, unet, make_scheduler(name, process), default_height=8, default_width=8).save_pretrained(
+        folder
+    )
+    return folder
+
+
+@pytest.mark.parametrize("teacher", ["variance preserving", "edm", "none"])
+def test_students_that_hear_no_prompt(teacher: str, digits: Digits, tmp_path: Path) -> None:
+    """Of the teacher's own process: distilled with no guidance to hear, or trained with no teacher at all."""
+    process = {} if teacher == "variance preserving" else EDMSchedule().to_config()
+    given = [f"teacher={teacher_without_prompt(tmp_path / 'teacher', process)}", "method={intervals: 20}"]
+    if teacher == "none":
+        given = ["teacher=null", "method={kind: training, first_intervals: 2, intervals: 20}"]
+    given += [] if teacher == "variance preserving" else [UNET]
+    output = train(pixels(digits, tmp_path / "run", *given))
+    pipe = TextToImagePipeline.from_pretrained(output / "pipeline")
+    pipe.set_progress_bar_config(disable=True)
+    sampler = "LCMScheduler" if teacher == "variance preserving" else "CMStochasticIterativeScheduler"
+    assert type(pipe.scheduler).__name__ == sampler and not pipe.hears_prompts and pipe.config.guidance_range is None
+    made = pipe(num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt").images
+    assert made.shape == (1, 1, 8, 8)
+
+
+def test_the_sampler_takes_the_students_own_function(digits: Digits, tmp_path: Path) -> None:
+    """One step of CMStochasticIterativeScheduler is f(z, sigma_max), at the times that training told."""
+    given = ["teacher=null", "method={kind: training, first_intervals: 2, intervals: 20}", UNET]
+    recipe = ConsistencyTraining(pixels(digits, tmp_path, *given), torch.device("cpu"))
+    for parameter in recipe.student.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    noise, sigma = torch.randn(2, 1, 8, 8), torch.full((2,), 80.0, dtype=torch.float64)
+    pipe = recipe.pipeline()
+    with torch.no_grad():
+        wanted = recipe.form.consistent(lambda z, t: recipe.student(z, t).sample, 80 * noise, sigma)
+        made = pipe(num_images_per_prompt=2, latents=noise, num_inference_steps=1, output_type="latent").images
+    torch.testing.assert_close(made, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["teacher=null"], "teacher is missing: name the folder of a finished pipeline"),
+        (["teacher=null", UNET], "teacher is missing: name the folder of a finished pipeline"),
+        (["teacher={edm}"], "the teacher is told time as EDM has it"),
+        (["teacher={edm}", "unet.kind=conditional"], "unet.kind is conditional, and the teacher hears no prompts"),
+        (["teacher={prompted}", UNET], "unet.kind is plain, and the teacher hears prompts"),
+        (["teacher={edm}", "unet.kind=two_stream"], "two_stream is for the stage diffusion"),
+    ],
+)
+def test_students_that_do_not_fit(overrides: list[str], words: str, digits: Digits, tmp_path: Path) -> None:
+    edm = teacher_without_prompt(tmp_path / "edm", EDMSchedule().to_config())
+    # The braces of sections are no places to fill.
+    given = [text.replace("{edm}", str(edm)).replace("{prompted}", str(digits.pipeline)) for text in overrides]
+    with pytest.raises(InputError, match=words):
+        ConsistencyTraining(pixels(digits, tmp_path / "run", *given), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -15,6 +14,8 @@ from latentdiff.config import ConsistencyRecipe, DistillationConfig, ImageData
 from latentdiff.data.latents import LatentItems
 from latentdiff.diffusion.consistency import (
     ConsistencyObjective,
+    KarrasConsistency,
+    LatentConsistency,
     doubling_intervals,
     draw_guidance,
     guidance_embedding,
@@ -23,12 +24,13 @@ from latentdiff.diffusion.consistency import (
 from latentdiff.diffusion.coordinates import Denoise
 from latentdiff.diffusion.samplers import make_scheduler
 from latentdiff.errors import InputError
+from latentdiff.models.denoiser import predict, without_fused_attention
 from latentdiff.models.text import Conditioning
 from latentdiff.pipelines.base import LatentDiffusionPipeline
 from latentdiff.training.caches import SPLITS, Caches
 from latentdiff.training.first_stage import first_stage_of
 from latentdiff.training.recipe import Losses, Recipe, Step
-from latentdiff.training.teacher import consistency_form, load_teacher, new_student
+from latentdiff.training.teacher import consistency_form, load_teacher, new_student, no_teacher
 
 GUIDANCE_WIDTH = 256
 """Channels of the guidance scale as an input (the code of Luo et al. 2023, ``unet_time_cond_proj_dim``)."""
@@ -41,25 +43,36 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
     """min E distance(f(z_t, t), f'(z_s, s)) at neighbouring times t > s; only the U-Net learns.
 
     Distillation is LCM's (Luo et al. 2023, algorithm 1), without a teacher it is improved consistency training (Song
-    and Dhariwal 2024); both on the times of LCMScheduler.
+    and Dhariwal 2024). Both on the times of LCMScheduler; on EDM's process, on those of CMStochasticIterativeScheduler.
     """
 
     def __init__(self, config: ConsistencyRecipe, device: torch.device) -> None:
         super().__init__(config, device)
-        self.teacher, folder = load_teacher(config.teacher, config.data, device)
+        folder = Path()
+        if config.teacher is not None:
+            self.teacher, folder = load_teacher(config.teacher, config.data, device)
+        else:
+            assert isinstance(config.data, ImageData) and config.unet is not None  # the configuration was checked
+            self.teacher = no_teacher(config.data, config.unet, device)
         self.form = consistency_form(self.teacher, config.method.intervals)
+        if isinstance(self.form, KarrasConsistency) and config.unet is None:
+            raise InputError(
+                "the teacher is told time as EDM has it, and a student otherwise; give unet for a new one."
+            )
+        self.prompted = self.teacher.hears_prompts
         self.first_stage = first_stage_of(self.teacher, folder, config.data, device)
-        caches = Caches(config.data, config.output / "latents", captioned=True, make=True)
+        caches = Caches(config.data, config.output / "latents", captioned=self.prompted, make=True)
         self.latents, self.held_out = (
             self.first_stage.latents(split, rows, caches) for split, rows in zip(SPLITS, caches.rows(), strict=True)
         )
-        self._check_fit()
         self.distilled = isinstance(config.method, DistillationConfig)
+        self.guided = self.distilled and self.prompted
+        self._check_fit()
         pairs: Literal["uniform", "lognormal"] = "uniform" if self.distilled else "lognormal"
         self.objective = ConsistencyObjective(self.form, pairs=pairs, inverse_gap=not self.distilled)
-        self.student = new_student(self.teacher.unet, config.unet, GUIDANCE_WIDTH if self.distilled else 0).to(device)
-        if device.type == "cpu":  # as in the diffusion stage: the fused attention's backward pass is slow there
-            self.student.set_attn_processor(AttnProcessor())
+        self.student = new_student(self.teacher.unet, config.unet, GUIDANCE_WIDTH if self.guided else 0).to(device)
+        if device.type == "cpu":
+            without_fused_attention(self.student)
         self.networks = {"student": self.student}
         self.target, self._followed = self.student, 0
         if isinstance(config.method, DistillationConfig) and config.method.target_decay:
@@ -77,7 +90,9 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
                 f"data.channels is {found}, and the teacher makes pictures of {expected}; make them equal."
             )
         method, own = self.config.method, self.teacher.config.default_guidance
-        if isinstance(method, DistillationConfig) and not method.guidance[0] <= max(own, 1.0) <= method.guidance[1]:
+        if not isinstance(method, DistillationConfig) or not self.guided:
+            return
+        if not method.guidance[0] <= max(own, 1.0) <= method.guidance[1]:
             raise InputError(
                 f"method.guidance is {list(method.guidance)}, which leaves out the teacher's own default, {own:g}."
             )
@@ -90,11 +105,13 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
         self._follow(step)
         generator, count, captions = step.generator, len(batch["mean"]), batch["caption"]
         z_0 = batch["mean"] + batch["deviation"] * torch.randn(batch["mean"].shape, generator=generator).to(self.device)
+        z_0 = self.first_stage.exact(z_0)
         eps = torch.randn(z_0.shape, generator=generator).to(self.device)
         pair = self.objective.draw_pair(self._intervals(step.number), count, generator)
         scale = None
         if isinstance(self.config.method, DistillationConfig):
-            scale = draw_guidance(*self.config.method.guidance, count, generator).to(self.device)
+            if self.guided:
+                scale = draw_guidance(*self.config.method.guidance, count, generator).to(self.device)
         else:
             dropped = torch.rand(count, generator=generator) < self.config.method.caption_dropout
             captions = ["" if drop else caption for drop, caption in zip(dropped, captions, strict=True)]
@@ -128,29 +145,27 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
         captions: list[str],
         scale: Tensor | None,
     ) -> Tensor:
-        """(B,), for guidance scales (B,) where the student is distilled."""
+        """(B,), for guidance scales (B,) where the student hears them."""
         tau = self.teacher.encode_prompt(captions)
         told = tau if scale is None else replace(tau, guidance=guidance_embedding(scale, GUIDANCE_WIDTH))
         t, s = (time.to(self.device) for time in pair)
         student = self._denoise(self.networks["student"], told)
         held_against = student if target is self.student else self._denoise(target, told)
-        if scale is None:
+        if not self.distilled:
             return self.objective.training_loss(student, held_against, z_0, t, s, eps)
-        teacher = guided(
-            self._denoise(self.teacher.unet, tau),
-            self._denoise(self.teacher.unet, self.nothing.repeat(len(captions))),
-            scale,
-        )
+        teacher = self._denoise(self.teacher.unet, tau)
+        if scale is not None:
+            teacher = guided(teacher, self._denoise(self.teacher.unet, self.nothing.repeat(len(captions))), scale)
         return self.objective.distillation_loss(student, held_against, teacher, z_0, t, s, eps)
 
-    def _denoise(self, network: nn.Module, tau: Conditioning) -> Denoise:
+    def _denoise(self, network: Any, tau: Conditioning) -> Denoise:
         """A network under tau, in the precision of the run (the loop sets that of the student alone)."""
         dtype = _AUTOCAST[self.config.train.mixed_precision]
 
         def denoise(z_t: Tensor, t: Tensor) -> Tensor:
             with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-                prediction: Tensor = network(z_t, t, **tau.unet_arguments()).sample
-            return prediction.float()
+                prediction = predict(network, z_t, t, tau)
+            return prediction[:, : z_t.shape[1]].float()  # without a variance that the teacher may have learnt
 
         return denoise
 
@@ -162,7 +177,7 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
         figures = {"loss": self._held_out_loss(items, captions)}
         pipeline = self.pipeline()
         figures |= self._distances(pipeline, captions[:32], items.mean[: len(captions[:32])].shape)
-        self.first_stage.save_examples(folder, pipeline, captions)
+        self.first_stage.save_examples(folder, pipeline, captions if self.prompted else None)
         return figures
 
     def _held_out_loss(self, items: LatentItems, captions: list[str]) -> float:
@@ -174,17 +189,19 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
         total = 0.0
         for part in torch.arange(count).split(32):
             pair, prompts = (t[part], s[part]), [captions[i] for i in part.tolist()]
-            scale = torch.full((len(part),), self._guidance, device=self.device) if self.distilled else None
+            scale = torch.full((len(part),), self._guidance, device=self.device) if self.guided else None
             total += float(self._loss(self.student, z_0[part], eps[part], pair, prompts, scale).sum())
         return total / count
 
     @property
     def _guidance(self) -> float:
         """The pipeline's own guidance scale."""
-        return max(float(self.teacher.config.default_guidance), 1.0) if self.distilled else 1.0
+        return max(float(self.teacher.config.default_guidance), 1.0) if self.guided else 1.0
 
     def _distances(self, pipeline: LatentDiffusionPipeline, captions: list[str], shape: torch.Size) -> dict[str, float]:
         """RMS distance in latent space of samples in 1, 2 and 4 steps to the teacher's from the same noise."""
+        if self.config.teacher is None:
+            return {}
         if self._wanted is None:
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
             self._wanted = noise, self._sample(self.teacher, captions, noise, TEACHER_STEPS)
@@ -203,12 +220,14 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
     def pipeline(self) -> LatentDiffusionPipeline:
         """The teacher with the student in the place of its U-Net, and the student's sampler."""
         data, method = self.config.data, self.config.method
-        learnt = {"original_inference_steps": method.intervals, "timestep_scaling": self.form.timestep_scaling}
-        scheduler = make_scheduler("lcm", {**self.teacher.scheduler.config, **learnt})
+        process = dict(self.teacher.scheduler.config)
+        if isinstance(self.form, LatentConsistency):
+            process |= {"original_inference_steps": method.intervals, "timestep_scaling": self.form.timestep_scaling}
+        scheduler = make_scheduler("lcm" if isinstance(self.form, LatentConsistency) else "cm", process)
         settings: dict[str, Any] = {
             "default_steps": self.config.default_steps,
             "default_guidance": self._guidance,
-            "guidance_range": list(method.guidance) if isinstance(method, DistillationConfig) else None,
+            "guidance_range": list(method.guidance) if isinstance(method, DistillationConfig) and self.guided else None,
         }
         if isinstance(data, ImageData):
             settings |= {"default_height": data.size[0], "default_width": data.size[1]}
