@@ -118,6 +118,8 @@ def generate(request: Request) -> None:
         InputError: for anything that cannot be done, before any weights load if it can be known then.
     """
     check(request)
+    if share()[1] > 1 and not request.resume:
+        raise InputError("several processes share a request only with --resume, so that each file has one name.")
     prompted = hears_prompts(request)
     if not prompted:
         request = replace(request, prompts=["sample"])  # what the files are named after
@@ -185,8 +187,6 @@ def check(request: Request) -> None:
         raise InputError(f"--steps is {request.steps}; it must be from 1 to {MAX_STEPS}.")
     if request.guidance is not None and not 0 <= request.guidance <= 100:
         raise InputError(f"--guidance is {request.guidance:g}; it must be from 0 to 100.")
-    if share()[1] > 1 and not request.resume:
-        raise InputError("several processes share a request only with --resume, so that each file has one name.")
     if request.resume and request.overwrite:
         raise InputError("--resume keeps the files that are there and --overwrite replaces them; give one of the two.")
     if request.resume and request.seed is None:
