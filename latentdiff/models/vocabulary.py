@@ -44,9 +44,9 @@ class Vocabulary:
         """The words of some captions."""
         return cls(frozenset(word for text in captions for word in words_of(text)))
 
-    def and_captions(self, captions: Iterable[str]) -> "Vocabulary":
-        """This one and the words of more captions."""
-        known = self.known | Vocabulary.of_captions(captions).known
+    def and_known(self, words: frozenset[str]) -> "Vocabulary":
+        """This one, where the words of more captions are known too."""
+        known = self.known | words
         alike, far = ({w: like for w, like in part.items() if w not in known} for part in (self.alike, self.far))
         return Vocabulary(known, alike, far)
 

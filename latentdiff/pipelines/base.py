@@ -112,6 +112,9 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             InputError: if it is none, or of another model.
         """
         merge_lora(self.unet, Path(source))
+        learnt = Vocabulary.load(Path(source))
+        if self.vocabulary is not None and learnt is not None:  # words of its captions are no longer read as others
+            self.vocabulary = self.vocabulary.and_known(learnt.known)
 
     @property
     def hears_prompts(self) -> bool:

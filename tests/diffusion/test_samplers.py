@@ -71,7 +71,8 @@ def sample(
 def test_names_are_those_of_the_command_line_and_the_config() -> None:
     assert (*SAMPLERS, *CONSISTENCY_SAMPLERS) == SAMPLER_NAMES
     annotation = DiffusionRecipe.model_fields["sampler"].annotation
-    assert annotation is not None and annotation.__args__ == tuple(SAMPLERS)
+    choices, nothing = annotation.__args__  # type: ignore[union-attr]
+    assert choices.__args__ == tuple(SAMPLERS) and nothing is type(None)
 
 
 @pytest.mark.parametrize("kind", PREDICTIONS)

@@ -58,5 +58,5 @@ def test_captions_give_their_words() -> None:
 
 
 def test_more_captions_add_words() -> None:
-    found = VOCABULARY.and_captions(["a hound"])
+    found = VOCABULARY.and_known(frozenset({"hound"}))
     assert found == Vocabulary(VOCABULARY.known | {"hound"}, {}, {"wolf": "dog"})

@@ -133,7 +133,7 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
         """The captions' words, where a text encoder learns them; a published one knows more than it could say."""
         if self.finished is not None:
             before = self.finished.pipeline.vocabulary
-            return before and before.and_captions(captions)
+            return before and before.and_known(Vocabulary.of_captions(captions).known)
         learns = isinstance(self.config.text_encoder, NewTextEncoder) and self.config.clap is None
         return Vocabulary.of_captions(captions) if learns else None
 
@@ -220,6 +220,8 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
         """``OUTPUT/pipeline``, or of low-rank matrices ``OUTPUT/lora``."""
         if self.config.lora is not None:
             save_lora(self.unet, folder / "lora")
+            if self.vocabulary is not None:
+                self.vocabulary.save(folder / "lora")
             return
         self.pipeline().save_pretrained(folder / "pipeline")
 
