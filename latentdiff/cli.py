@@ -245,6 +245,25 @@ def digits(
         print(f"{out / split}  {count} pictures of 8 x 8")
 
 
+@data_app.command()
+def swissroll(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    points: Annotated[int, typer.Option(help="How many; a fifth is held out.")] = 5000,
+    seed: Annotated[int, typer.Option(help="Of the points.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is not empty.")] = False,
+) -> None:
+    """Write points of the swiss roll as pictures of two pixels.
+
+    \b
+    Example:
+      latentdiff data swissroll data/swissroll
+    """
+    from latentdiff.data.swiss_roll import write_swiss_roll
+
+    for split, count in write_swiss_roll(out, points, seed, overwrite).items():
+        print(f"{out / split}  {count} points")
+
+
 @app.command()
 def evaluate(
     subject: Annotated[str, typer.Argument(metavar="MODEL_OR_FOLDER", help="What to judge: a model, or its media.")],

@@ -43,7 +43,7 @@ class Published(NamedTuple):
     pooled_width: int | None = None
 
 
-OURS = {"ddpm_digits", "vdm_digits", "vae_one_step_digits"}
+OURS = {"ddpm_digits", "vdm_digits", "vae_one_step_digits", "sohl_dickstein_swissroll"}
 """Published objectives with a network of our own, which no paper has counted."""
 PUBLISHED = [
     # The paper says 181: see test_audioldm_s_and_its_paper.

@@ -93,6 +93,9 @@ SMALL = {
     ),
     "ddpm_digits": Small(DIGITS),
     "vdm_digits": Small(DIGITS),
+    "sohl_dickstein_swissroll": Small(
+        [*PIXELS, "data.fit=stretch", "unet.block_out_channels=[8]", "unet.layers_per_block=1"]
+    ),
     "vae_one_step_digits": Small([*DIGITS, "default_steps=1"], steps=1),
 }  # fmt: skip
 
