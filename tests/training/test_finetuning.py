@@ -173,6 +173,9 @@ def test_it_begins_where_the_starter_is(tones: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         found = recipe.validate(tmp_path)["loss"]
     pipe = TextToAudioPipeline.from_pretrained("starter-audio")
+    learnt, before = recipe.pipeline().vocabulary, pipe.vocabulary
+    assert learnt is not None and before is not None  # words of the captions join those that it knew
+    assert learnt.read("a puppy tone") == "a dog tone" and before.read("a puppy tone") != "a dog tone"
     pipe.vocabulary = None  # training takes captions as they are, and "tone" is no word of the starter's
     z, captions = recipe.held_out.mean[:], [recipe.held_out.rows[int(i)].captions[0] for i in recipe.held_out.owner[:]]
     generator = torch.Generator().manual_seed(0)

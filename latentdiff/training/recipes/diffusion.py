@@ -195,8 +195,12 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
 
     def pipeline(self) -> LatentDiffusionPipeline:
         """What has been trained so far, as a user would use it."""
-        if self.finished is not None:
-            return self.finished.with_settings(self.config)
+        finished = self.finished
+        pipeline = finished.with_settings(self.config) if finished is not None else self._new_pipeline()
+        pipeline.vocabulary = self.vocabulary
+        return pipeline
+
+    def _new_pipeline(self) -> LatentDiffusionPipeline:
         parts: dict[str, Any] = {
             **self.listener.parts,
             "vae": self.first_stage.vae,
@@ -207,14 +211,9 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
         }
         if isinstance(self.config.data, ImageData):
             height, width = self.config.data.size
-            pipeline: LatentDiffusionPipeline
-            pipeline = TextToImagePipeline(**parts, default_height=height, default_width=width)
-        else:
-            assert isinstance(self.first_stage, SoundStage)
-            vocoder, seconds = self.first_stage.vocoder, self.config.data.seconds
-            pipeline = TextToAudioPipeline(**parts, vocoder=vocoder, default_seconds=seconds)
-        pipeline.vocabulary = self.vocabulary
-        return pipeline
+            return TextToImagePipeline(**parts, default_height=height, default_width=width)
+        assert isinstance(self.first_stage, SoundStage)
+        return TextToAudioPipeline(**parts, vocoder=self.first_stage.vocoder, default_seconds=self.config.data.seconds)
 
     def export(self, folder: Path) -> None:
         """``OUTPUT/pipeline``, or of low-rank matrices ``OUTPUT/lora``."""
