@@ -86,7 +86,8 @@ def test_its_media_as_a_folder_get_the_same_figures(
     assert main([*command, str(judge), "--extractor", str(tiny_clap), "-o", str(tmp_path / "out")]) == 0
     model, folder = figures_of(evaluated[1]), figures_of(tmp_path / "out")
     for name in ("judge accuracy", "KL"):
-        assert folder[name]["value"] == model[name]["value"], name
+        # The clips are judged in other batches, which changes the last digits on some processors.
+        assert folder[name]["value"] == pytest.approx(model[name]["value"], rel=1e-6), name
     assert -1 <= folder["CLAP score"]["value"] <= 1 and folder["CLAP score"]["count"] == 6
     fad = [one for one in report_of(tmp_path / "out")["figures"] if one["metric"] == "kid"]
     assert len({one["extractor_hash"] for one in fad}) == 2
@@ -113,7 +114,6 @@ def test_pictures(pictures: Path, looker: Path, tiny_image_pipeline: Path, tmp_p
     assert 'class="picture"' in page and "<audio" not in page
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_find_what_one_does(sounds: Path, tmp_path: Path) -> None:
     """Of a model, which they share the generating of too."""
