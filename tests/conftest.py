@@ -1,5 +1,6 @@
 """What several tests share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -7,6 +8,13 @@ from typing import NamedTuple
 import pytest
 
 from latentdiff.data.folder import Row, read_folder
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # `pytest -n 2`: each takes one core, and so do the processes that it starts
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--launch", action="store_true", help="train the papers' configurations by accelerate launch")
 
 
 @pytest.fixture

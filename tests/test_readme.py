@@ -72,7 +72,7 @@ def test_setup_is_two_commands() -> None:
     setup = re.search(r"```bash\n(.*?)```", after, re.DOTALL)
     assert setup and len(setup[1].splitlines()) == 2
     first, second = setup[1].splitlines()
-    assert first.endswith('latentdiff generate "dog barking"') and second.endswith("pytest")
+    assert first.endswith('latentdiff generate "dog barking"') and second.endswith("pytest -n 2")
 
 
 def test_python_snippet_uses_the_public_surface() -> None:

@@ -1,7 +1,7 @@
 """The denoiser eps_theta(z_t, t, tau): diffusers' `UNet2DConditionModel`, or `UNet2DModel` where there is no tau."""
 
 import math
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import AudioLDM2UNet2DConditionModel, ConfigMixin, ModelMixin, UNet2DConditionModel, UNet2DModel
@@ -140,17 +140,9 @@ def _conditional(
     pooled_apart: bool,
 ) -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        in_channels=in_channels,
-        out_channels=out_channels,
-        block_out_channels=config.block_out_channels,
-        layers_per_block=config.layers_per_block,
-        down_block_types=tuple("CrossAttnDownBlock2D" if on else "DownBlock2D" for on in config.attention),
-        up_block_types=tuple("CrossAttnUpBlock2D" if on else "UpBlock2D" for on in reversed(config.attention)),
+        **_attending(config, in_channels, out_channels),
         cross_attention_dim=tokens_width if tokens_width is not None else config.block_out_channels,
-        # diffusers' name is historical: for this class the number is that of heads (diffusers issue 2011).
-        attention_head_dim=config.attention_heads,
         use_linear_projection=config.linear_projection,
-        norm_num_groups=config.norm_num_groups,
         class_embed_type=None if pooled_width is None else "simple_projection",
         projection_class_embeddings_input_dim=pooled_width,
         class_embeddings_concat=pooled_width is not None and pooled_apart,
@@ -162,17 +154,25 @@ def _two_stream(
 ) -> AudioLDM2UNet2DConditionModel:
     reads = [None, *widths, None] if config.last_self_attention else [None, *widths]
     return AudioLDM2UNet2DConditionModel(
-        in_channels=in_channels,
-        out_channels=out_channels,
-        block_out_channels=config.block_out_channels,
-        layers_per_block=config.layers_per_block,
-        down_block_types=tuple("CrossAttnDownBlock2D" if on else "DownBlock2D" for on in config.attention),
-        up_block_types=tuple("CrossAttnUpBlock2D" if on else "UpBlock2D" for on in reversed(config.attention)),
+        **_attending(config, in_channels, out_channels),
         cross_attention_dim=[reads] * len(config.block_out_channels),
-        attention_head_dim=config.attention_heads,  # of heads, as above
         transformer_layers_per_block=config.transformer_layers,
-        norm_num_groups=config.norm_num_groups,
     )
+
+
+def _attending(config: UNetConfig | TwoStreamUNetConfig, in_channels: int, out_channels: int) -> dict[str, Any]:
+    """What diffusers' two U-Nets with cross-attention have in common."""
+    return {
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "block_out_channels": config.block_out_channels,
+        "layers_per_block": config.layers_per_block,
+        "down_block_types": tuple("CrossAttnDownBlock2D" if on else "DownBlock2D" for on in config.attention),
+        "up_block_types": tuple("CrossAttnUpBlock2D" if on else "UpBlock2D" for on in reversed(config.attention)),
+        # diffusers' name is historical: for these classes the number is that of heads (diffusers issue 2011).
+        "attention_head_dim": config.attention_heads,
+        "norm_num_groups": config.norm_num_groups,
+    }
 
 
 def _plain(config: PlainUNetConfig, in_channels: int, out_channels: int) -> UNet2DModel | FourierUNet:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -30,8 +30,7 @@ of batches that each process keeps to itself)."""
 class Sharding:
     """How the networks of a run are shared out."""
 
-    device: torch.device
-    processes: int
+    mesh: DeviceMesh
     reshard: bool
     """Whether gathered weights are let go after the forward pass, and gathered again for the backward pass."""
     least: int
@@ -39,16 +38,15 @@ class Sharding:
 
     def shard(self, network: nn.Module) -> None:
         """Leave each process its part of every parameter."""
-        mesh = init_device_mesh(self.device.type, (self.processes,))
         blocks = [block for parent in network.modules() if isinstance(parent, nn.ModuleList) for block in parent]
         for block in reversed(blocks):  # from the inside out
             if sum(p.numel() for p in block.parameters()) >= self.least and not isinstance(block, nn.ModuleList):
-                fully_shard(block, mesh=mesh, reshard_after_forward=self.reshard)
-        fully_shard(network, mesh=mesh)
+                fully_shard(block, mesh=self.mesh, reshard_after_forward=self.reshard)
+        fully_shard(network, mesh=self.mesh)
         network.register_state_dict_post_hook(_give_whole)
         network.register_load_state_dict_pre_hook(_take_whole)
         here, all_of_it = (sum(p.numel() for p in parts) for parts in (_local(network), network.parameters()))
-        logger.info("sharded over %d processes: %d of %d parameters are here", self.processes, here, all_of_it)
+        logger.info("sharded over %d processes: %d of %d parameters are here", self.mesh.size(), here, all_of_it)
 
     def share_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Let the state of an optimiser of sharded parameters come and go as whole tensors too."""
@@ -80,7 +78,7 @@ def requested_sharding(config: AnyRecipe, device: torch.device, processes: int) 
             "configs/accelerate/one_node.yaml does."
         )
     reshard, least = _is_on("FSDP_RESHARD_AFTER_FORWARD"), int(os.environ.get("FSDP_MIN_NUM_PARAMS", "0"))
-    return Sharding(device, processes, reshard, least)
+    return Sharding(init_device_mesh(device.type, (processes,)), reshard, least)
 
 
 def keep_from_libraries() -> None:

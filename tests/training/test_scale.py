@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from latentdiff.config import UNetConfig
+from latentdiff.config import TwoStreamUNetConfig
 
 
 @pytest.fixture(autouse=True)
@@ -18,9 +18,11 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_of_many_ranks_holds_its_part() -> None:
     import fake_sharding
 
-    unet = UNetConfig(block_out_channels=(32, 64), layers_per_block=1, attention=(True, True), norm_num_groups=32)
+    unet = TwoStreamUNetConfig(
+        kind="two_stream", block_out_channels=(32, 64), layers_per_block=1, attention=(False, True), norm_num_groups=32
+    )
     found = fake_sharding.measure(8, 1, unet)
-    assert found["parameters"] > 5e5
+    assert found["parameters"] > 1e6
     assert found["weights"] == pytest.approx(4 * found["parameters"] / 8, rel=0.05)
     assert found["resting"] == pytest.approx(3 * found["weights"], rel=0.05)
     assert found["peak"] > found["resting"]
