@@ -33,7 +33,6 @@ STEPS = 1600 if FULL else 2
 """Of training, each with 32 pictures: 36 times all 1,438."""
 SAMPLES = 359 if FULL else 80
 """Pictures that a model makes for a Frechet distance."""
-DATA = RUNS.parent / "digits"
 PAPERS = HERE.parent / "configs" / "papers"
 
 NETWORK = {
@@ -51,13 +50,19 @@ LOOP = {
 }  # fmt: skip
 
 
+def data(split: str) -> Path:
+    """The folder of ``train`` or ``held_out``, written when it is first asked for."""
+    folder = RUNS.parent / "digits"
+    if not (folder / "train").is_dir():
+        write_digits(folder, seed=0)
+    return folder / split
+
+
 def train(name: str, seed: int, config: Path, **changes: Any) -> Path:
     """A run's folder, trained by the ordinary trainer unless it is there; dots in keys are written as ``__``."""
     output = RUNS / "digits" / f"{name}-{seed}"
     if not any((output / part).is_dir() for part in ("pipeline", "vae", "judge")):
-        if not (DATA / "train").is_dir():
-            write_digits(DATA, seed=0)
-        places = {"data.path": DATA / "train", "data.held_out": DATA / "held_out", "output": output, "seed": seed}
+        places = {"data.path": data("train"), "data.held_out": data("held_out"), "output": output, "seed": seed}
         given = {**LOOP, **places, **{key.replace("__", "."): value for key, value in changes.items()}}
         output.mkdir(parents=True, exist_ok=True)
         with (output / "log.txt").open("a") as log, contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
@@ -109,7 +114,7 @@ def student(name: str, seed: int, teacher: Path, method: str) -> TextToImagePipe
 
 def rows(split: str) -> list[Row]:
     """Those of ``train`` or ``held_out``; a few in a fast run."""
-    return read_folder(DATA / split)[: None if FULL else 100]
+    return read_folder(data(split))[: None if FULL else 100]
 
 
 @functools.cache
