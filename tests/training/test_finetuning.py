@@ -191,7 +191,7 @@ def test_it_begins_where_the_starter_is(tones: Path, tmp_path: Path) -> None:
     assert found < 0.8 * float((new - v).square().mean())
 
 
-@pytest.mark.parametrize("name", [*OURS, "audioldm2-without-head", "stable_diffusion", "audioldm"])
+@pytest.mark.parametrize("name", [*OURS, *FAMILIES])
 def test_a_lora_changes_plain_diffusers_alike(
     name: str, configure: Callable[..., AnyRecipe], folder_of: Folder
 ) -> None:
