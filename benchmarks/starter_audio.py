@@ -24,6 +24,10 @@ from latentdiff import TextToAudioPipeline
 from latentdiff.data.folder import Row, read_folder
 from latentdiff.data.items import WaveItems
 from latentdiff.data.soundbank import prompts
+from latentdiff.data.soundbank.captions import captions
+from latentdiff.data.soundbank.catalogue import LABELS
+from latentdiff.data.soundbank.scenes import draw_scene
+from latentdiff.evaluation.counting import count_events
 from latentdiff.evaluation.judging import accuracy, load_bundled_judge, name_sounds
 from latentdiff.media.spectral import multi_resolution_stft
 from latentdiff.models.autoencoder import decode, posterior
@@ -31,6 +35,7 @@ from latentdiff.models.judge import AudioJudge
 from latentdiff.models.vocabulary import words_of
 from latentdiff.models.vocoder import imposed_iterations, voice
 
+COUNTED = {1: {"one", "single", "once"}, 2: {"two", "twice"}, 3: {"three"}, 4: {"four"}}
 SAMPLES = 65536  # 4.096 s at 16 kHz
 
 
@@ -89,6 +94,62 @@ def unseen_words(pipe: TextToAudioPipeline, judge: AudioJudge) -> dict[str, Any]
     heard = name_sounds(judge, generate(pipe, texts, seed=4000))
     wrong = [f"{text} -> {name}" for text, name, (_, label) in zip(texts, heard, pairs, strict=True) if name != label]
     return {"accuracy": accuracy(heard, [label for _, label in pairs]), "words": len(pairs), "wrong": wrong}
+
+
+@torch.no_grad()
+def several(pipe: TextToAudioPipeline, judge: AudioJudge, rows: list[Row], count: int) -> dict[str, Any]:
+    """Two sources in a prompt: how often both are the judge's first two names, and how often one is its first."""
+    labels: list[str] = judge.config.labels
+
+    def heard(waves: Tensor, truth: list[set[str]]) -> dict[str, float]:
+        order = torch.cat([judge(part) for part in waves.split(32)]).argsort(1, descending=True).tolist()
+        both = [true == {labels[i] for i in line[:2]} for line, true in zip(order, truth, strict=True)]
+        one = [labels[line[0]] in true for line, true in zip(order, truth, strict=True)]
+        return {"both": float(np.mean(both)), "one": float(np.mean(one)), "clips": len(both)}
+
+    real = [row for row in rows if len(set(row.labels)) == 2][:count]
+    rng = np.random.default_rng(13)
+    scenes = [scene for scene in (draw_scene(rng, 4.0) for _ in range(8 * count)) if len(scene.events) == 2][:count]
+    texts = [captions(scene, rng, 1, held_out=True)[0] for scene in scenes]
+    asked = [{event.label for event in scene.events} for scene in scenes]
+    found = {"real": heard(real_waves(real), [set(row.labels) for row in real])}
+    waves = generate(pipe, texts, seed=7000)
+    found["generated"] = heard(waves, asked)
+    for relation in ("together", "then"):
+        chosen = [i for i, scene in enumerate(scenes) if scene.relation == relation]
+        found[relation] = heard(waves[chosen], [asked[i] for i in chosen])
+    return found
+
+
+def counts(pipe: TextToAudioPipeline, data: Path, count: int) -> dict[str, Any]:
+    """How often a clip has as many strikes or notes, one to four, as the prompt says; and real ones as was rendered."""
+
+    def right(waves: Tensor, truth: list[int]) -> dict[str, float]:
+        same = np.array([count_events(wave.numpy()) == true for wave, true in zip(waves, truth, strict=True)])
+        by_count = {str(n): float(same[np.array(truth) == n].mean()) for n in sorted(set(truth))}
+        return {"right": float(same.mean()), **by_count, "clips": len(same)}
+
+    facts = [json.loads(line) for line in (data / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    told = {
+        fact["file_name"]: fact["count"][0]
+        for fact in facts
+        if len(fact["sources"]) == 1 and fact["pattern"][0] in ("strike", "repeat") and 1 <= fact["count"][0] <= 4
+    }
+    real = [row for row in read_folder(data) if row.path.relative_to(data).as_posix() in told]
+    rng, asked = np.random.default_rng(17), list[tuple[str, int]]()
+    while len(asked) < count:
+        wanted = 1 + len(asked) % 4
+        scene = draw_scene(rng, 4.0, LABELS[int(rng.integers(len(LABELS)))])
+        event = scene.events[0]
+        if event.count == wanted and event.pattern in ("strike", "repeat"):
+            texts = [text for text in captions(scene, rng, 4, held_out=True) if set(words_of(text)) & COUNTED[wanted]]
+            asked.extend((text, wanted) for text in texts[:1])
+    waves = generate(pipe, [text for text, _ in asked], seed=8000)
+    return {
+        "real": right(real_waves(real), [told[row.path.relative_to(data).as_posix()] for row in real]),
+        "generated": right(waves, [wanted for _, wanted in asked]),
+        "asked": [text for text, _ in asked[:8]],
+    }
 
 
 def guidance(pipe: TextToAudioPipeline, judge: AudioJudge, count: int) -> dict[str, float]:
@@ -197,16 +258,19 @@ def main() -> None:
     parser.add_argument("--model", default="starter-audio")
     parser.add_argument("--count", type=int, default=300, help="generated clips")
     parser.add_argument(
-        "--only", nargs="*", help="judge generation unseen_words guidance round_trips griffin_lim speed"
+        "--only", nargs="*", help="judge generation several counts unseen_words guidance round_trips griffin_lim speed"
     )
     options = parser.parse_args()
     judge = AudioJudge.from_pretrained(options.judge).eval() if options.judge else load_bundled_judge()
     pipe = TextToAudioPipeline.from_pretrained(options.model)
     pipe.set_progress_bar_config(disable=True)
-    rows = [row for row in read_folder(options.data) if len(set(row.labels)) == 1]
+    every = read_folder(options.data)
+    rows = [row for row in every if len(set(row.labels)) == 1]
     sections = {
         "judge": lambda: judge_itself(judge, rows),
         "generation": lambda: generation(pipe, judge, options.count),
+        "several": lambda: several(pipe, judge, every, 200),
+        "counts": lambda: counts(pipe, options.data, 200),
         "unseen_words": lambda: unseen_words(pipe, judge),
         "round_trips": lambda: round_trips(pipe, judge, rows[:600]),
         "griffin_lim": lambda: against_griffin_lim(pipe, rows[:100]),
