@@ -101,27 +101,29 @@ def several(pipe: TextToAudioPipeline, judge: AudioJudge, rows: list[Row], count
     """Two sources in a prompt: how often both are the judge's first two names, and how often one is its first."""
     labels: list[str] = judge.config.labels
 
-    def heard(waves: Tensor, truth: list[set[str]]) -> dict[str, float]:
+    def heard(waves: Tensor, truth: list[set[str]]) -> np.ndarray:
+        """(B, 2) of whether both are heard, and whether one of them first."""
         order = torch.cat([judge(part) for part in waves.split(32)]).argsort(1, descending=True).tolist()
-        both = [true == {labels[i] for i in line[:2]} for line, true in zip(order, truth, strict=True)]
-        one = [labels[line[0]] in true for line, true in zip(order, truth, strict=True)]
-        return {"both": float(np.mean(both)), "one": float(np.mean(one)), "clips": len(both)}
+        told = [[labels[i] for i in line[:2]] for line in order]
+        return np.array([(true == set(names), names[0] in true) for names, true in zip(told, truth, strict=True)])
+
+    def shares(hits: np.ndarray) -> dict[str, float]:
+        return {"both": float(hits[:, 0].mean()), "one": float(hits[:, 1].mean()), "clips": len(hits)}
 
     real = [row for row in rows if len(set(row.labels)) == 2][:count]
     rng = np.random.default_rng(13)
     scenes = [scene for scene in (draw_scene(rng, 4.0) for _ in range(8 * count)) if len(scene.events) == 2][:count]
     texts = [captions(scene, rng, 1, held_out=True)[0] for scene in scenes]
-    asked = [{event.label for event in scene.events} for scene in scenes]
-    found = {"real": heard(real_waves(real), [set(row.labels) for row in real])}
-    waves = generate(pipe, texts, seed=7000)
-    found["generated"] = heard(waves, asked)
-    for relation in ("together", "then"):
-        chosen = [i for i, scene in enumerate(scenes) if scene.relation == relation]
-        found[relation] = heard(waves[chosen], [asked[i] for i in chosen])
-    return found
+    hits = heard(generate(pipe, texts, seed=7000), [{event.label for event in scene.events} for scene in scenes])
+    relations = np.array([scene.relation for scene in scenes])
+    return {
+        "real": shares(heard(real_waves(real), [set(row.labels) for row in real])),
+        "generated": shares(hits),
+        **{relation: shares(hits[relations == relation]) for relation in ("together", "then")},
+    }
 
 
-def counts(pipe: TextToAudioPipeline, data: Path, count: int) -> dict[str, Any]:
+def counts(pipe: TextToAudioPipeline, data: Path, rows: list[Row], count: int) -> dict[str, Any]:
     """How often a clip has as many strikes or notes, one to four, as the prompt says; and real ones as was rendered."""
 
     def right(waves: Tensor, truth: list[int]) -> dict[str, float]:
@@ -135,7 +137,7 @@ def counts(pipe: TextToAudioPipeline, data: Path, count: int) -> dict[str, Any]:
         for fact in facts
         if len(fact["sources"]) == 1 and fact["pattern"][0] in ("strike", "repeat") and 1 <= fact["count"][0] <= 4
     }
-    real = [row for row in read_folder(data) if row.path.relative_to(data).as_posix() in told]
+    real = [row for row in rows if row.path.relative_to(data).as_posix() in told]
     rng, asked = np.random.default_rng(17), list[tuple[str, int]]()
     while len(asked) < count:
         wanted = 1 + len(asked) % 4
@@ -270,7 +272,7 @@ def main() -> None:
         "judge": lambda: judge_itself(judge, rows),
         "generation": lambda: generation(pipe, judge, options.count),
         "several": lambda: several(pipe, judge, every, 200),
-        "counts": lambda: counts(pipe, options.data, 200),
+        "counts": lambda: counts(pipe, options.data, rows, 200),
         "unseen_words": lambda: unseen_words(pipe, judge),
         "round_trips": lambda: round_trips(pipe, judge, rows[:600]),
         "griffin_lim": lambda: against_griffin_lim(pipe, rows[:100]),
