@@ -359,11 +359,11 @@ def recipe_of(request: Request, pipe: Any) -> dict[str, Any]:
         "seed": None,
         "steps": request.steps if request.steps is not None else pipe.config.default_steps,
         "guidance": request.guidance if request.guidance is not None else pipe.config.default_guidance,
+        **({"guidance_interval": [*part]} if (part := pipe.config.default_guidance_interval) else {}),
         "sampler": request.sampler or sampler_name(pipe.scheduler),
         "model": request.model,
         **({"lora": list(request.lora)} if request.lora else {}),
-        **({"candidates": request.candidates} if request.candidates else {}),
-        **({"ranker": request.ranker} if request.ranker else {}),
+        **{name: value for name in ("candidates", "ranker") if (value := getattr(request, name))},
         "latentdiff": __version__,
     }
 

@@ -20,6 +20,9 @@ class _OnDiscreteTimes(Section):
 class _WithFixedVariance(_OnDiscreteTimes):
     variance: Literal["fixed_small", "fixed_large"] = "fixed_small"
     """Of p(z_t-1 | z_t), for the sampler ``ddpm`` and the likelihood; not trained (DDPM, section 3.2)."""
+    channel_weights: Literal["even", "decoded"] = "even"
+    """How much the error of each channel of z counts: alike, or by how far the VAE's decoder moves x when it changes.
+    A latent whose channels are whitened, as `PatchAutoencoder`'s, has some that hardly show."""
 
 
 class SimpleObjective(_WithFixedVariance):

@@ -172,6 +172,8 @@ class DiffusionRecipe(Recipe):
     """The saved pipeline's scheduler, with its default number of steps and guidance scale; null: those of ``init``."""
     default_steps: int | None = Field(20, gt=0)
     default_guidance: float | None = Field(3.0, ge=0)
+    default_guidance_interval: tuple[float, float] | None = None
+    """The part of the sampler's steps that is guided, as shares from 0 to 1; null: all of them, or as ``init`` says."""
 
     @model_validator(mode="before")
     @classmethod

@@ -7,7 +7,7 @@ Shapes: z_0, z_t, eps (B, C, h, w); t (B,); alpha_bar (T,).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -85,6 +85,8 @@ class WeightedLoss:
     Args:
         alpha_bar: The schedule's levels (T,).
         prediction: What the network predicts, and the squared error is of.
+        channels: Weights (C,) of the channels of z, 1 on average; None weighs them alike. The minimum is the same for
+            any, since each channel's best prediction is its own mean: they say where a small network should err.
 
     Raises:
         InputError: if the prediction is eps and the last level is 0.
@@ -92,6 +94,7 @@ class WeightedLoss:
 
     alpha_bar: Tensor
     prediction: PredictionType = "epsilon"
+    channels: Tensor | None = field(default=None, kw_only=True)
 
     output_channels = 1
 
@@ -106,8 +109,10 @@ class WeightedLoss:
         """Weighted squared error (B,), mean over the latent's elements."""
         alpha_bar_t = self.alpha_bar.to(t.device, torch.promote_types(z_0.dtype, torch.float32))[t]
         target = in_coordinate(z_0, eps, alpha_bar_t, self.prediction)
-        error = (denoise(diffuse(z_0, eps, alpha_bar_t), t).to(target.dtype) - target).square().flatten(1).mean(1)
-        return error * self.weight(alpha_bar_t)
+        error = (denoise(diffuse(z_0, eps, alpha_bar_t), t).to(target.dtype) - target).square()
+        if self.channels is not None:
+            error = error * self.channels.to(error)[:, None, None]
+        return error.flatten(1).mean(1) * self.weight(alpha_bar_t)
 
     def weight(self, alpha_bar_t: Tensor) -> Tensor:
         """w at these levels (B,)."""

@@ -171,6 +171,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         each: int,
         steps: int | None,
         guidance_scale: float | None,
+        guidance_interval: tuple[float, float] | None,
         negative_prompt: str | list[str] | None,
         generator: torch.Generator | list[torch.Generator] | None,
         latents: Tensor | None,
@@ -185,6 +186,8 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             steps: sampling steps; None takes the model's default.
             guidance_scale: classifier-free guidance, 1 or less turns it off; None takes the model's default.
                 A distilled student hears it as an input, all others are run twice for it.
+            guidance_interval: the part of the steps that is guided, as shares from 0 to 1; None takes the model's
+                default. The others are run once (Kynkaanniemi et al. 2024).
             negative_prompt: one for all or one for each prompt; None is the empty caption.
             generator: one for all, or one for each medium.
             latents: unit noise to start from.
@@ -202,7 +205,8 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         most = self.scheduler.config.get("original_inference_steps", steps)
         if steps > most:
             raise InputError(f"{steps} steps cannot be taken: this few-step student has learnt {most} at most.")
-        heard = self._guidance_input(guidance, negative_prompt)
+        heard = self._guidance_input(guidance, negative_prompt, guidance_interval)
+        interval = self._checked_interval(guidance_interval)
         negative = None
         if guidance > 1 and heard is None and self.hears_prompts:
             negatives = _one_for_each(negative_prompt, len(prompts))
@@ -211,19 +215,36 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         tau = self.encode_prompt(prompts).repeat(each)
         if heard is not None:
             tau = replace(tau, guidance=heard.to(z).expand(len(z), -1))
-        return self.denoise(z, tau, negative, guidance, steps, generator, callback)
+        return self.denoise(z, tau, negative, guidance, interval, steps, generator, callback)
 
-    def _guidance_input(self, guidance_scale: float, negative_prompt: str | list[str] | None) -> Tensor | None:
+    def _checked_interval(self, given: tuple[float, float] | None) -> tuple[float, float]:
+        """The part of the steps that is guided.
+
+        Raises:
+            InputError: if it is none.
+        """
+        low, high = given if given is not None else (self.config.default_guidance_interval or (0.0, 1.0))
+        if not 0 <= low < high <= 1:
+            raise InputError(f"a guidance_interval from {low:g} to {high:g} cannot be; both lie in 0 to 1, low first.")
+        return low, high
+
+    def _guidance_input(
+        self,
+        guidance_scale: float,
+        negative_prompt: str | list[str] | None,
+        guidance_interval: tuple[float, float] | None,
+    ) -> Tensor | None:
         """The scale (1, W) as a distilled student hears it; None for a model that is run twice for it.
 
         Raises:
-            InputError: if the student has not learnt that scale, or a negative prompt is given to it.
+            InputError: if the student has not learnt that scale, or a negative prompt or an interval is given to it.
         """
         width = self.unet.config.get("time_cond_proj_dim")
         if width is None:
             return None
-        if negative_prompt is not None:
-            raise InputError("this few-step student has its guidance built in, and no negative prompt; leave it out.")
+        for name, given in (("negative_prompt", negative_prompt), ("guidance_interval", guidance_interval)):
+            if given is not None:
+                raise InputError(f"this few-step student has its guidance built in, and hears no {name}; leave it out.")
         scale = max(guidance_scale, 1.0)
         low, high = self.config.guidance_range or (scale, scale)
         if not low <= scale <= high:
@@ -237,13 +258,15 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         tau: Conditioning,
         negative: Conditioning | None,
         guidance_scale: float,
+        guidance_interval: tuple[float, float],
         steps: int,
         generator: Any,
         callback: Callback | None,
     ) -> Tensor:
         """z_T (B, C, h, w), unit variance, to z_0 by the scheduler's steps.
 
-        With ``negative`` the prediction is eps_neg + s (eps - eps_neg) (Ho & Salimans 2022, equation 6).
+        With ``negative`` the prediction is eps_neg + s (eps - eps_neg) (Ho & Salimans 2022, equation 6) in the part of
+        the steps that ``guidance_interval`` names, and eps in the others.
         """
         self._interrupt = False
         self._check_scheduler()
@@ -253,13 +276,15 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             raise InputError(f"{steps} steps cannot be taken: {' '.join(str(error).split())}") from error
         z = start_of(self.scheduler, z)
         both = tau if negative is None else concatenate(negative, tau)
-        extra = self._scheduler_arguments(generator)
-        for number, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+        extra, times = self._scheduler_arguments(generator), self.scheduler.timesteps
+        first, behind = (share * len(times) for share in guidance_interval)
+        for number, t in enumerate(self.progress_bar(times)):
             if self._interrupt:
                 break
-            twice = z if negative is None else torch.cat([z, z])
-            prediction = predict(self.unet, network_input(self.scheduler, twice, t), t, both)
-            if negative is not None:
+            guided = negative is not None and first <= number < behind
+            seen = torch.cat([z, z]) if guided else z
+            prediction = predict(self.unet, network_input(self.scheduler, seen, t), t, both if guided else tau)
+            if guided:
                 without, with_prompt = prediction.chunk(2)
                 prediction = without + guidance_scale * (with_prompt - without)
             z = self.scheduler.step(readable_output(self.scheduler, prediction, z), t, z, **extra).prev_sample

@@ -70,6 +70,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         default_seconds: length when the caller names none.
         prediction: what the network predicts; None believes the scheduler.
         guidance_range: lowest and highest scale that a distilled student has learnt to hear as an input.
+        default_guidance_interval: the part of the steps that is guided when the caller names none; None is all.
     """
 
     model_cpu_offload_seq = "text_encoder->clap->projection_model->language_model->adapter->unet->vae->vocoder"
@@ -104,6 +105,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         default_seconds: float = 4.096,
         prediction: str | None = None,
         guidance_range: list[float] | None = None,
+        default_guidance_interval: list[float] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -125,6 +127,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             default_guidance=default_guidance,
             default_seconds=default_seconds,
             guidance_range=guidance_range,
+            default_guidance_interval=default_guidance_interval,
         )
         self.keep_process(prediction)
         definition = getattr(vae.config, "mel", None)
@@ -151,6 +154,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         return_dict: bool = True,
         candidates: int = 1,
         ranker: Ranker | None = None,
+        guidance_interval: tuple[float, float] | None = None,
     ) -> AudioOutput | tuple[np.ndarray | Tensor, int]:
         """Waveforms of prompts.
 
@@ -159,6 +163,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             audio_length_in_s: seconds of each waveform.
             num_inference_steps: sampling steps.
             guidance_scale: classifier-free guidance; 1 or less turns it off.
+            guidance_interval: the part of the steps that is guided, in shares; (0.2, 0.8) spares both outer fifths.
             negative_prompt: what to steer away from; by default the empty caption.
             num_waveforms_per_prompt: waveforms of each prompt, one after the other in the output.
             generator: one for all, or a list of one for each waveform (each candidate), which is then independent.
@@ -181,8 +186,8 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         judge = self._judge(candidates, ranker, output_type)
         each = num_waveforms_per_prompt * candidates
         z = self.sample(
-            prompts, self._latent_size(seconds), each, num_inference_steps, guidance_scale, negative_prompt, generator,
-            latents, callback_on_step_end,
+            prompts, self._latent_size(seconds), each, num_inference_steps, guidance_scale, guidance_interval,
+            negative_prompt, generator, latents, callback_on_step_end,
         )  # fmt: skip
         made = AudioOutput(audios=z, sampling_rate=self.mel.config.sampling_rate)
         if output_type != "latent":

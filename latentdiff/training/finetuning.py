@@ -116,6 +116,7 @@ class Finished:
             **{**self.pipeline.components, "scheduler": self.scheduler(config.sampler)},
             default_steps=own.default_steps if config.default_steps is None else config.default_steps,
             default_guidance=own.default_guidance if config.default_guidance is None else config.default_guidance,
+            default_guidance_interval=config.default_guidance_interval or own.default_guidance_interval,
             prediction=own.prediction,
             **made,
         )

@@ -28,7 +28,7 @@ RATE = 16000
 class NoisePipe:
     """What `generate` needs of a pipeline: noise of each clip's own generator."""
 
-    config = SimpleNamespace(default_steps=20, default_guidance=3.0)
+    config = SimpleNamespace(default_steps=20, default_guidance=3.0, default_guidance_interval=None)
 
     def __init__(self) -> None:
         self.scheduler = make_scheduler("dpmsolver++", {"num_train_timesteps": 1000})
@@ -150,7 +150,9 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_sentence(
 class ColourPipe:
     """What `generate` needs of a pipeline of pictures: one colour from each picture's own generator."""
 
-    config = SimpleNamespace(default_steps=20, default_guidance=3.0, default_height=16, default_width=24)
+    config = SimpleNamespace(
+        default_steps=20, default_guidance=3.0, default_guidance_interval=None, default_height=16, default_width=24
+    )
 
     def __init__(self) -> None:
         self.scheduler = make_scheduler("dpmsolver++", {"num_train_timesteps": 1000})

@@ -1,5 +1,6 @@
 """The objectives: moments, identities in float64, agreement with diffusers, weights, drawn times."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -154,6 +155,16 @@ def test_loss_is_the_mean_square_of_the_error() -> None:
     weighted = objective("epsilon", 5.0).loss(lambda z_t, t: torch.zeros_like(z_t), z_0, t, eps)
     weight = min_snr_weight(objective("epsilon").alpha_bar[t], 5.0, "epsilon")
     assert torch.allclose(weighted, nothing * weight)
+
+
+def test_channels_count_as_they_are_weighed() -> None:
+    z_0, eps, _ = draw(dtype=torch.float32)
+    t = torch.tensor([0, 10, 300, 600, 900, 999])
+    weights = torch.arange(1.0, z_0.shape[1] + 1)
+    goal = dataclasses.replace(objective("epsilon", 5.0), channels=weights / weights.mean())
+    each = eps.square().flatten(2).mean(2) @ weights / weights.sum()
+    expected = each * min_snr_weight(goal.alpha_bar[t], 5.0, "epsilon")
+    assert torch.allclose(goal.loss(lambda z_t, t: torch.zeros_like(z_t), z_0, t, eps), expected)
 
 
 def test_drawn_times_are_stratified() -> None:

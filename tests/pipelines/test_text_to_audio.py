@@ -85,6 +85,39 @@ def test_guidance_is_the_stated_combination(pipe: TextToAudioPipeline) -> None:
     torch.testing.assert_close(guided, negative + 4.0 * (conditional - negative), atol=1e-3, rtol=1e-3)
 
 
+def test_guidance_keeps_to_its_interval(pipe: TextToAudioPipeline) -> None:
+    """The network is run on both halves inside and on one outside, where a step is that of no guidance."""
+    batches: list[int] = []
+    pipe.unet.register_forward_pre_hook(lambda _, arguments: batches.append(len(arguments[0])))
+    seen: dict[str, list[torch.Tensor]] = {"plain": [], "part": [], "whole": []}
+    calls = {"plain": (1.0, None), "part": (4.0, (0.2, 0.8)), "whole": (4.0, None)}
+    for name, (scale, interval) in calls.items():
+
+        def watch(_: object, number: int, t: object, values: dict, name: str = name) -> dict:
+            seen[name].append(values["latents"].clone())
+            return values
+
+        latents(
+            pipe, "dog", 0, guidance_scale=scale, guidance_interval=interval, num_inference_steps=10,
+            audio_length_in_s=1.0, callback_on_step_end=watch,
+        )  # fmt: skip
+    assert batches == [1] * 10 + [1, 1, 2, 2, 2, 2, 2, 2, 1, 1] + [2] * 10
+    assert torch.equal(seen["part"][1], seen["plain"][1]) and not torch.equal(seen["part"][2], seen["plain"][2])
+    everywhere = latents(
+        pipe, "dog", 0, guidance_scale=4.0, guidance_interval=(0, 1), num_inference_steps=10, audio_length_in_s=1.0
+    )
+    assert torch.equal(everywhere, seen["whole"][-1])
+
+
+def test_a_models_own_interval_is_the_default(pipe: TextToAudioPipeline, tmp_path: Path) -> None:
+    wanted = latents(pipe, "dog", 0, guidance_scale=4.0, guidance_interval=(0.25, 0.5), num_inference_steps=4)
+    pipe.register_to_config(default_guidance_interval=[0.25, 0.5])
+    pipe.save_pretrained(tmp_path / "model")
+    again = TextToAudioPipeline.from_pretrained(tmp_path / "model")
+    again.set_progress_bar_config(disable=True)
+    assert torch.equal(latents(again, "dog", 0, guidance_scale=4.0, num_inference_steps=4), wanted)
+
+
 def test_given_latents_are_the_start(pipe: TextToAudioPipeline) -> None:
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     given = pipe("dog", latents=noise, output_type="latent", audio_length_in_s=1.0).audios
@@ -150,6 +183,8 @@ def test_bad_arguments_are_one_sentence(pipe: TextToAudioPipeline) -> None:
         ({"prompt": "dog", "num_inference_steps": 0}, "steps"),
         ({"prompt": "dog", "num_waveforms_per_prompt": 0}, "waveforms"),
         ({"prompt": "dog", "output_type": "mp3"}, "output_type"),
+        ({"prompt": "dog", "guidance_interval": (0.5, 0.5)}, "guidance_interval"),
+        ({"prompt": "dog", "guidance_interval": (-0.1, 2)}, "guidance_interval"),
         ({"prompt": ["dog", "rain"], "negative_prompt": ["a", "b", "c"]}, "negative"),
         ({"prompt": ["dog", "rain"], "generator": seeded(0)}, "generators"),
     ):

@@ -133,6 +133,15 @@ def test_one_step_moves_what_it_should(name: str, extra: str, configure: Callabl
     assert len(moved) > 0.95 * len(wanted), sorted(wanted - moved)
 
 
+@pytest.mark.parametrize("times", ["uniform", "importance"])
+def test_channels_are_weighed_by_the_decoder(times: str, configure: Callable[..., AnyRecipe]) -> None:
+    objective = f"objective={{kind: simple, channel_weights: decoded, times: {times}}}"
+    recipe: Any = DiffusionTraining(configure("our pictures", objective), torch.device("cpu"))
+    expected = recipe.first_stage.channel_weights(recipe.latents)
+    drawn = recipe.drawn if times == "uniform" else recipe.drawn.objective
+    assert torch.equal(drawn.channels, expected) and len(expected.unique()) == recipe.latents.mean.shape[1]
+
+
 def test_a_text_encoder_of_ours_may_be_kept(configure: Callable[..., AnyRecipe]) -> None:
     moved, _ = moved_by_a_step(configure("ours", "train_text_encoder=false"))
     assert moved and all(name.startswith("unet.") for name in moved)

@@ -200,6 +200,7 @@ def test_what_nothing_would_hear_is_refused(arguments: dict[str, Any], words: st
         (["sampler=heun", *OBJECTIVES["edm"][:2]], "'heun' cannot run a model of the edm kind"),
         (["schedule.rescale_betas_zero_snr=true"], "'epsilon' says nothing of the data"),
         (["objective={kind: vdm, gamma_min: 3, gamma_max: 1}", "schedule=null"], "gamma must grow"),
+        (["objective={kind: simple, channel_weights: decoded}"], "there is no VAE whose decoder could say"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before(overrides: list[str], words: str, scans: Path, tmp_path: Path) -> None:

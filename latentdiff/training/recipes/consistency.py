@@ -215,7 +215,7 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
     def _sample(self, pipeline: LatentDiffusionPipeline, captions: list[str], noise: Tensor, steps: int) -> Tensor:
         generator = torch.Generator().manual_seed(2)
         size = noise.shape[2], noise.shape[3]
-        return pipeline.sample(captions, size, 1, steps, self._guidance, None, generator, noise, None)
+        return pipeline.sample(captions, size, 1, steps, self._guidance, None, None, generator, noise, None)
 
     def pipeline(self) -> LatentDiffusionPipeline:
         """The teacher with the student in the place of its U-Net, and the student's sampler."""

@@ -16,7 +16,9 @@ from latentdiff.config import DiffusionRecipe, ImageData, NewTextEncoder
 from latentdiff.data.balance import Repeated, balanced
 from latentdiff.diffusion.importance import ImportanceSampled
 from latentdiff.diffusion.learned_schedule import LearnedSchedule
+from latentdiff.diffusion.objectives import WeightedLoss
 from latentdiff.diffusion.samplers import make_scheduler
+from latentdiff.errors import InputError
 from latentdiff.models.denoiser import Denoiser, new_denoiser, predict, without_fused_attention
 from latentdiff.models.lora import save_lora
 from latentdiff.models.text import NOTHING, Conditioning
@@ -93,11 +95,19 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
         )
         rows = caches.rows()
         self.objective = new_objective(config, process, pixels=self.first_stage.vae is None)
-        self.drawn = with_drawn_times(config, self.objective, process)
         self.scheduler()  # refuses a sampler that cannot run the objective's process
+        weighted = getattr(config.objective, "channel_weights", "even") == "decoded"
+        if weighted and self.first_stage.vae is None:
+            raise InputError(
+                "objective.channel_weights is decoded, and there is no VAE whose decoder could say; use even."
+            )
         latents, self.held_out = (
             self.first_stage.latents(split, part, caches) for split, part in zip(SPLITS, rows, strict=True)
         )
+        if weighted:
+            assert isinstance(self.objective, WeightedLoss)
+            self.objective = dataclasses.replace(self.objective, channels=self.first_stage.channel_weights(latents))
+        self.drawn = with_drawn_times(config, self.objective, process)
         if self.finished is not None:
             self.listener = self.finished.listener(device)
         else:
@@ -208,6 +218,7 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
             "scheduler": self.scheduler(),
             "default_steps": self.config.default_steps,
             "default_guidance": self.config.default_guidance,
+            "default_guidance_interval": self.config.default_guidance_interval,
         }
         if isinstance(self.config.data, ImageData):
             height, width = self.config.data.size
