@@ -320,6 +320,7 @@ def test_objectives_say_what_they_need(diffusion: Path, tmp_path: Path) -> None:
         (["language_model=gpt2"], "language_model and unet.kind two_stream go together"),
         (["language_model=gpt2", "unet.kind=two_stream"], "goes on from a published text_encoder and a clap"),
         (["adapter=768"], "adapter stands behind a published text_encoder"),
+        (["default_guidance_interval=[0.8, 0.2]"], "default_guidance_interval: must be two shares from 0 to 1"),
     ],
 )
 def test_objectives_and_conditioning_that_do_not_fit(diffusion: Path, overrides: list[str], words: str) -> None:

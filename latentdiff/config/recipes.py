@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from latentdiff.config.objectives import AnyObjective, ContinuousObjective, SimpleObjective
 from latentdiff.config.sections import (
@@ -174,6 +174,13 @@ class DiffusionRecipe(Recipe):
     default_guidance: float | None = Field(3.0, ge=0)
     default_guidance_interval: tuple[float, float] | None = None
     """The part of the sampler's steps that is guided, as shares from 0 to 1; null: all of them, or as ``init`` says."""
+
+    @field_validator("default_guidance_interval")
+    @classmethod
+    def _part(cls, interval: tuple[float, float] | None) -> tuple[float, float] | None:
+        if interval is not None and not 0 <= interval[0] < interval[1] <= 1:
+            raise ValueError("must be two shares from 0 to 1, the lower one first")
+        return interval
 
     @model_validator(mode="before")
     @classmethod

@@ -53,7 +53,7 @@ def _kind(source: str) -> str | None:
 
 def _load(kind: Any, source: str) -> Any:
     try:
-        return kind.from_pretrained(source)
+        return kind.from_pretrained(source).float()  # bundled and many published weights are stored in half precision
     except (OSError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise InputError(

@@ -7,6 +7,8 @@ from typing import Any
 
 import diffusers
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from latentdiff.config import GeneratorConfig, KLAutoencoderConfig, PatchAutoencoderConfig
 from latentdiff.errors import InputError
@@ -54,6 +56,14 @@ def test_an_autoencoder_is_loaded_as_what_it_is(ours: Path, kl: Path) -> None:
 
 def test_a_vocoder_is_loaded_with_its_mel(vocoder: Path) -> None:
     assert vocoder_mel(load_vocoder(str(vocoder))) == MEL
+
+
+def test_half_precision_is_for_the_disk(ours: Path, kl: Path, vocoder: Path) -> None:
+    """What trains or is trained on computes in float32, also where the folder holds less."""
+    for load, folder in ((load_autoencoder, ours), (load_autoencoder, kl), (load_vocoder, vocoder)):
+        load(str(folder)).half().save_pretrained(folder)
+        assert {value.dtype for value in load_file(next(folder.glob("*.safetensors"))).values()} == {torch.float16}
+        assert {parameter.dtype for parameter in load(str(folder)).parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("load", [load_autoencoder, load_vocoder, weights_hash])
