@@ -163,11 +163,15 @@ class DiscreteSchedule:
         return config
 
     def lifted(self) -> "DiscreteSchedule":
-        """The same with a last alpha_bar of `LEAST_ALPHA_BAR` where it was 0, for what has to divide by it."""
+        """The same with a last alpha_bar of `LEAST_ALPHA_BAR` where it was 0, for what has to divide by it.
+
+        Where the one before is about as small (long schedules), it is half of that: alpha_bar falls in any case.
+        """
         if self.betas[-1] < 1:
             return self
         before = self.alpha_bar[-2] if len(self.betas) > 1 else torch.ones((), dtype=torch.float64)
-        return DiscreteSchedule(torch.cat([self.betas[:-1], (1 - LEAST_ALPHA_BAR / before).reshape(1)]))
+        kept = (LEAST_ALPHA_BAR / before).clamp(max=0.5)
+        return DiscreteSchedule(torch.cat([self.betas[:-1], (1 - kept).reshape(1)]))
 
     @cached_property
     def alpha_bar(self) -> Tensor:

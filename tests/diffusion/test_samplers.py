@@ -119,10 +119,11 @@ def zero_snr() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [*SAMPLERS, "lcm"])
-def test_zero_terminal_snr_reaches_every_sampler(name: str) -> None:
+@pytest.mark.parametrize("ends", [{}, {"beta_start": 0.0015, "beta_end": 0.0195}], ids=["DDPM's", "AudioLDM's"])
+def test_zero_terminal_snr_reaches_every_sampler(name: str, ends: dict[str, float]) -> None:
     """The solvers in sigma have 2^-24 in the place of the last 0; Heun too, which does not know the key."""
-    exact = DiscreteSchedule.from_config(zero_snr()).alpha_bar
-    scheduler: Any = make_scheduler(name, zero_snr())
+    exact = DiscreteSchedule.from_config(zero_snr() | ends).alpha_bar
+    scheduler: Any = make_scheduler(name, zero_snr() | ends)
     assert torch.allclose(scheduler.alphas_cumprod[:-1].double(), exact[:-1], rtol=2e-3, atol=1e-6)
     assert float(scheduler.alphas_cumprod[-1]) == pytest.approx(0.0, abs=1e-7)
     scheduler.set_timesteps(4)

@@ -163,6 +163,17 @@ def test_time_of_log_snr_is_the_inverse(schedule: NoiseSchedule) -> None:
         time_of_log_snr(schedule, torch.tensor([99.0]))
 
 
+def test_a_long_schedule_is_lifted_below_its_last_signal() -> None:
+    """AudioLDM's thousand steps end at 1e-8 before the 0, which is less than what usually takes its place."""
+    schedule = DiscreteSchedule.named("scaled_linear", 1000, **AUDIOLDM, zero_terminal_snr=True)
+    assert 0 < schedule.alpha_bar[-2] < LEAST_ALPHA_BAR
+    levels = schedule.lifted().alpha_bar
+    assert torch.equal(levels[:-1], schedule.alpha_bar[:-1])
+    assert float(levels[-1] / levels[-2]) == pytest.approx(0.5)
+    again = DiscreteSchedule.from_config(schedule.lifted().to_config() | {"rescale_betas_zero_snr": True})
+    assert again.betas[-1] == 1
+
+
 def test_zero_terminal_snr_goes_through_a_configuration_and_back() -> None:
     schedule = DiscreteSchedule.named("scaled_linear", 200, **AUDIOLDM, zero_terminal_snr=True)
     config = schedule.to_config()
