@@ -97,7 +97,7 @@ def generate(
       latentdiff generate "dog barking"
       latentdiff generate "a slow piano melody" "rain" -n 3 --seed 7 -o sounds/
       latentdiff generate "birds" -m runs/diffusion/pipeline -d 8 --steps 30 -o birds.flac --plot
-      latentdiff generate "woman astronaut" -m starter-image -n 9 -o astronaut.png
+      latentdiff generate "woman firefighter" -m starter-image -n 9 -o firefighter.png
     """
     from latentdiff.commands.generate import Request, read_prompts, read_size
     from latentdiff.commands.generate import generate as run

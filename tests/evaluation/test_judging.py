@@ -64,10 +64,10 @@ def test_the_judge_sees_who_was_asked_for() -> None:
     """A role, a gender, and that a heart is nobody."""
     pipe = TextToImagePipeline.from_pretrained("starter-image")
     pipe.set_progress_bar_config(disable=True)
-    prompts = ["woman astronaut"] * 4 + ["man police officer with light skin"] * 4 + ["red heart"] * 4
+    prompts = ["woman firefighter"] * 4 + ["man police officer with light skin"] * 4 + ["red heart"] * 4
     generators = [torch.Generator().manual_seed(seed % 4) for seed in range(len(prompts))]
     pictures = np.stack([np.asarray(one) for one in pipe(prompts, generator=generators).images])
     ranked = rank_names(load_bundled_picture_judge(), torch.from_numpy(pictures).permute(0, 3, 1, 2))
-    truth = ["astronaut"] * 4 + ["police officer"] * 4 + ["red heart"] * 4
+    truth = ["firefighter"] * 4 + ["police officer"] * 4 + ["red heart"] * 4
     assert top_accuracy(ranked["base"], truth, 1) >= 0.75
     assert top_accuracy(ranked["gender"][:8], ["woman"] * 4 + ["man"] * 4, 1) >= 0.75

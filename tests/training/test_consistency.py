@@ -67,7 +67,7 @@ def test_a_clip_is_the_same_alone_and_in_a_batch(student: Any) -> None:
     ("options", "words"),
     [
         ({"guidance_scale": 9.0}, "knows guidance from 1 to 4; 9 is outside"),
-        ({"negative_prompt": "noise"}, "no negative prompt"),
+        ({"negative_prompt": "noise"}, "hears no negative_prompt"),
         ({"num_inference_steps": 51}, "51 steps cannot be taken: this few-step student has learnt 50"),
     ],
 )
