@@ -92,7 +92,7 @@ def test_held_out_wordings_use_the_words_of_training() -> None:
     rng = np.random.default_rng(2)
     vocabulary = {
         word
-        for _ in range(5000)
+        for _ in range(3000)
         for text in captions(draw_scene(rng, SECONDS), rng, 2)
         for word in re.findall(r"[a-z]+", text.lower())
     }
