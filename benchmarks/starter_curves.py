@@ -5,7 +5,8 @@
 
 Of the same prompts and seeds at every setting: how often the judge hears (top 1) or sees (top 5) what was asked for,
 and the kernel distance (KID) of the judge's features to those of real media. Prompts and seeds are others than those
-of the model cards' figures. Sounds are judged by their mels, before the vocoder, which no setting here touches.
+of the model cards' figures, but for their rows about guidance. Sounds are judged by their mels, before the vocoder,
+which no setting here touches.
 Points are kept in a JSON file as they come, so that a run that is stopped goes on; the figure beside it is drawn of it.
 What a curve does not vary is the model's default when its file began: remove the file to begin from today's.
 """
@@ -27,12 +28,15 @@ from latentdiff import TextToAudioPipeline, TextToImagePipeline
 from latentdiff.data.folder import read_folder
 from latentdiff.data.soundbank import prompts
 from latentdiff.diffusion.samplers import make_scheduler, name_of
-from latentdiff.evaluation.distributions import polynomial_kernel
-from latentdiff.evaluation.judging import load_bundled_judge, load_bundled_picture_judge
+from latentdiff.evaluation.bootstrap import Bootstrap
+from latentdiff.evaluation.distributions import kid
+from latentdiff.evaluation.evidence import Case, Evidence
+from latentdiff.evaluation.judging import accuracy, load_bundled_judge, load_bundled_picture_judge, top_accuracy
 from latentdiff.models.autoencoder import decode
 
 SAMPLERS = ("ddim", "euler", "heun", "dpmsolver++", "unipc")
 EVALUATIONS = (5, 10, 20)
+SEED = 5000  # of the first medium
 SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 INTERVALS = ((0.0, 1.0), (0.0, 0.5), (0.0, 0.8), (0.2, 1.0), (0.2, 0.8))
 
@@ -64,11 +68,12 @@ class Sounds:
             self.real = torch.cat([self.judge.features(self.judge.log_mel(wave)[:, :256]) for wave in parts])
 
     @torch.no_grad()
-    def features(self, generators: list[torch.Generator], options: dict[str, Any]) -> Tensor:
+    def features(self, options: dict[str, Any]) -> Tensor:
         parts = []
         for start in range(0, len(self.texts), 25):
-            part = slice(start, start + 25)
-            z = self.pipe(self.texts[part], generator=generators[part], output_type="latent", **options).audios
+            texts = self.texts[start : start + 25]
+            generators = [torch.Generator().manual_seed(SEED + start + i) for i in range(len(texts))]
+            z = self.pipe(texts, generator=generators, output_type="latent", **options).audios
             x = decode(self.pipe.vae, z / self.pipe.vae.config.scaling_factor)
             parts.append(self.judge.features(self.pipe.mel.from_x(x)))
         return torch.cat(parts)
@@ -77,11 +82,11 @@ class Sounds:
     def right(self, features: Tensor) -> float:
         labels = self.judge.config.labels
         heard = self.judge.head(features).argmax(1).tolist()
-        return sum(labels[i] == true for i, true in zip(heard, self.truth, strict=True)) / len(heard)
+        return accuracy([labels[i] for i in heard], self.truth)
 
 
 class Pictures:
-    """Names in one of their wordings, and all training pictures."""
+    """Names in one of their wordings, and a third of the training pictures."""
 
     def __init__(self, model: str, data: Path, count: int) -> None:
         self.pipe, self.judge = TextToImagePipeline.from_pretrained(model), load_bundled_picture_judge()
@@ -92,24 +97,20 @@ class Pictures:
             self.real = self.judge.features(drawings.pixels(drawings.train[::3]))
 
     @torch.no_grad()
-    def features(self, generators: list[torch.Generator], options: dict[str, Any]) -> Tensor:
-        return self.judge.features(draw(self.pipe, self.texts, 5000, **options))
+    def features(self, options: dict[str, Any]) -> Tensor:
+        return self.judge.features(draw(self.pipe, self.texts, SEED, **options))
 
     @torch.no_grad()
     def right(self, features: Tensor) -> float:
         labels = self.judge.config.labels["name"]
         best = self.judge.classify(features)["name"].topk(5, dim=1).indices.tolist()
-        return sum(true in [labels[i] for i in line] for line, true in zip(best, self.truth, strict=True)) / len(best)
+        return top_accuracy([[labels[i] for i in line] for line in best], self.truth, 5)
 
 
 def kernel_distance(made: Tensor, real: Tensor) -> float:
-    """Unbiased squared maximum mean discrepancy (Binkowski et al. 2018, equation 3)."""
-    own = sum(
-        float(kernel.sum() - kernel.diagonal().sum()) / (len(part) * (len(part) - 1))
-        for part in (made, real)
-        for kernel in [polynomial_kernel(part, part)]
-    )
-    return own - 2 * float(polynomial_kernel(made, real).mean())
+    """The package's KID of features (N, D) and (M, D), without its interval."""
+    reference = Evidence(real.double())
+    return kid(Case(Evidence(made.double()), reference, reference), Bootstrap(replicates=1))[""].value
 
 
 def settings(default: Setting) -> Iterator[tuple[str, Setting]]:
@@ -134,13 +135,12 @@ def measure(media: Sounds | Pictures, default: Setting, file: Path) -> list[dict
         key = json.dumps(list(setting))
         if key not in known:
             media.pipe.scheduler = make_scheduler(setting.sampler, process)
-            generators = [torch.Generator().manual_seed(5000 + i) for i in range(len(media.texts))]
             options = {
                 "num_inference_steps": setting.steps,
                 "guidance_scale": setting.guidance,
                 "guidance_interval": setting.interval,
             }
-            made = media.features(generators, options)
+            made = media.features(options)
             known[key] = {
                 **setting._asdict(),
                 "evaluations": setting.evaluations,
