@@ -114,11 +114,13 @@ def several(pipe: TextToAudioPipeline, judge: AudioJudge, rows: list[Row], count
     rng = np.random.default_rng(13)
     scenes = [scene for scene in (draw_scene(rng, 4.0) for _ in range(8 * count)) if len(scene.events) == 2][:count]
     texts = [captions(scene, rng, 1, held_out=True)[0] for scene in scenes]
-    hits = heard(generate(pipe, texts, seed=7000), [{event.label for event in scene.events} for scene in scenes])
+    truth = [{event.label for event in scene.events} for scene in scenes]
+    hits = heard(generate(pipe, texts, seed=7000), truth)
     relations = np.array([scene.relation for scene in scenes])
     return {
         "real": shares(heard(real_waves(real), [set(row.labels) for row in real])),
         "generated": shares(hits),
+        "in one": shares(heard(generate(pipe, texts, seed=7000, compose=False), truth)),
         **{relation: shares(hits[relations == relation]) for relation in ("together", "then")},
     }
 

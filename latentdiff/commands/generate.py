@@ -340,15 +340,15 @@ def write_batch(
         raise InputError(f"nothing was written: {error}") from error
     said: list[str | None] = [*prompts] if prompts else [None] * len(files)
     kept = seeds if request.candidates is None else [seeds[place] for place in out.chosen]
-    ranked = [medium.score(out, place) for place in range(len(files))]
-    for prompt, file, its_seed, one, score in zip(said, files, kept, medium.media(out), ranked, strict=True):
+    more = [medium.facts(out, place) for place in range(len(files))]
+    for prompt, file, its_seed, one, own in zip(said, files, kept, medium.media(out), more, strict=True):
         if request.resume and is_made(file, request.plot):
             continue
         size, facts = medium.size(out, one)
         file.parent.mkdir(parents=True, exist_ok=True)
-        facts |= score
+        facts |= own
         medium.write(file, out, one, {**recipe_of(request, pipe), "prompt": prompt, "seed": its_seed, **facts})
-        print(f"{file}  {size}  seed {its_seed}", *(f" {name} {value}" for name, value in score.items()), flush=True)
+        print(f"{file}  {size}  seed {its_seed}", *(f" {name} {value}" for name, value in own.items()), flush=True)
 
 
 def recipe_of(request: Request, pipe: Any) -> dict[str, Any]:

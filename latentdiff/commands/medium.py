@@ -77,8 +77,8 @@ class Medium(ABC):
     def read(self, file: Path) -> dict[str, Any] | None:
         """The recipe inside a file."""
 
-    def score(self, out: Any, place: int) -> dict[str, Any]:
-        """What the recipe says of one that was chosen among candidates."""
+    def facts(self, out: Any, place: int) -> dict[str, Any]:
+        """What the recipe says of one alone, beside its prompt, seed and size."""
         return {}
 
     def finish(self, recipe: dict[str, Any]) -> Path | None:
@@ -108,8 +108,15 @@ class Sounds(Medium):
 
         return Ranker.from_pretrained(self.request.ranker) if self.request.ranker is not None else None
 
-    def score(self, out: Any, place: int) -> dict[str, Any]:
-        return {} if self.request.candidates is None else {"score": round(float(out.scores[place]), 4)}
+    def facts(self, out: Any, place: int) -> dict[str, Any]:
+        from latentdiff.pipelines.composition import told
+
+        facts: dict[str, Any] = {}
+        if self.request.candidates is not None:
+            facts["score"] = round(float(out.scores[place]), 4)
+        if out.parts is not None and len(out.parts[place]) > 1:
+            facts["made of"] = told(out.parts[place])
+        return facts
 
     def media(self, out: Any) -> Sequence[Any]:
         return list(out.audios)

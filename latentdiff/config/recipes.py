@@ -175,6 +175,9 @@ class DiffusionRecipe(Recipe):
     default_guidance_interval: tuple[float, float] | None = None
     """The part of the sampler's steps that is guided, as shares from 0 to 1; null: all of them, or as ``init`` says."""
 
+    default_compose: bool | None = None
+    """Whether the saved pipeline makes the sounds that a prompt joins one by one; null: no, or as ``init`` says."""
+
     @field_validator("default_guidance_interval")
     @classmethod
     def _part(cls, interval: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -264,7 +267,7 @@ class DiffusionRecipe(Recipe):
     @model_validator(mode="after")
     def _parts_of_the_medium(self) -> Self:
         if isinstance(self.data, ImageData):
-            for key in ("vocoder", "clap", "adapter"):
+            for key in ("vocoder", "clap", "adapter", "default_compose"):
                 if getattr(self, key) is not None:
                     raise ValueError(f"{key} is a key for sounds, and data.kind is image; leave it out")
             return self

@@ -6,7 +6,7 @@ Shapes: B prompts times media a prompt, z (B, C, h, w).
 import inspect
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,6 +32,22 @@ logger = logging.getLogger(__name__)
 
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 """diffusers' ``callback_on_step_end(pipeline, step, timestep, {"latents": z}) -> {"latents": z}``."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How z_0 is drawn, whatever the prompt and the size. None is the model's default."""
+
+    each: int = 1
+    """Media of each prompt."""
+    steps: int | None = None
+    guidance_scale: float | None = None
+    """Of classifier-free guidance, 1 or less turns it off. A distilled student hears it as an input, all other
+    networks are run twice for it."""
+    guidance_interval: tuple[float, float] | None = None
+    """The part of the steps that is guided, as shares from 0 to 1. In the others the network is run once
+    (Kynkaanniemi et al. 2024)."""
+    callback: Callback | None = None
 
 
 class GenerationError(RuntimeError):
@@ -168,36 +184,27 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         self,
         prompts: list[str],
         size: tuple[int, int],
-        each: int,
-        steps: int | None,
-        guidance_scale: float | None,
-        guidance_interval: tuple[float, float] | None,
-        negative_prompt: str | list[str] | None,
-        generator: torch.Generator | list[torch.Generator] | None,
-        latents: Tensor | None,
-        callback: Callback | None,
+        how: Sampling,
+        negative_prompt: str | list[str] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
     ) -> Tensor:
-        """z_0 (B, C, h, w) of prompts, ``each`` of every prompt, one after the other.
+        """z_0 (B, C, h, w) of prompts, ``how.each`` of every prompt, one after the other.
 
         Args:
             prompts: checked ones.
             size: (h, w) of the latent.
-            each: media of each prompt.
-            steps: sampling steps; None takes the model's default.
-            guidance_scale: classifier-free guidance, 1 or less turns it off; None takes the model's default.
-                A distilled student hears it as an input, all others are run twice for it.
-            guidance_interval: the part of the steps that is guided, as shares from 0 to 1; None takes the model's
-                default. The others are run once (Kynkaanniemi et al. 2024).
+            how: the rest.
             negative_prompt: one for all or one for each prompt; None is the empty caption.
             generator: one for all, or one for each medium.
             latents: unit noise to start from.
-            callback: diffusers' callback.
 
         Raises:
             InputError: for a bad argument, before anything is computed.
         """
-        steps = self.config.default_steps if steps is None else steps
-        guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
+        each = how.each
+        steps = self.config.default_steps if how.steps is None else how.steps
+        guidance = self.config.default_guidance if how.guidance_scale is None else how.guidance_scale
         if steps < 1:
             raise InputError(f"{steps} steps cannot be taken; give at least 1.")
         if each < 1:
@@ -205,17 +212,17 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         most = self.scheduler.config.get("original_inference_steps", steps)
         if steps > most:
             raise InputError(f"{steps} steps cannot be taken: this few-step student has learnt {most} at most.")
-        heard = self._guidance_input(guidance, negative_prompt, guidance_interval)
-        interval = self._checked_interval(guidance_interval)
+        heard = self._guidance_input(guidance, negative_prompt, how.guidance_interval)
+        interval = self._checked_interval(how.guidance_interval)
         negative = None
         if guidance > 1 and heard is None and self.hears_prompts:
-            negatives = _one_for_each(negative_prompt, len(prompts))
+            negatives = one_for_each(negative_prompt, len(prompts))
             negative = self.encode_prompt(negatives, prompts).repeat(each)
         z = self.draw_latents((len(prompts) * each, self.unet.config.in_channels, *size), generator, latents)
         tau = self.encode_prompt(prompts).repeat(each)
         if heard is not None:
             tau = replace(tau, guidance=heard.to(z).expand(len(z), -1))
-        return self.denoise(z, tau, negative, guidance, interval, steps, generator, callback)
+        return self.denoise(z, tau, negative, guidance, interval, steps, generator, how.callback)
 
     def _checked_interval(self, given: tuple[float, float] | None) -> tuple[float, float]:
         """The part of the steps that is guided.
@@ -328,9 +335,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
                 raise InputError(f"latents have the shape {tuple(given.shape)}; this call needs {shape}.")
             return given.to(device, dtype)
         if isinstance(generator, list):
-            if len(generator) != shape[0]:
-                given_for = f"{len(generator)} generators were given for {shape[0]} {self.made}"
-                raise InputError(f"{given_for}; give one for each.")
+            require_generators(generator, shape[0], self.made)
             noise = [torch.randn(shape[1:], generator=g, device=g.device, dtype=torch.float32) for g in generator]
             return torch.stack([part.to(device, dtype) for part in noise])
         source = generator.device if generator is not None else device
@@ -347,7 +352,22 @@ def require_output_type(wanted: str, known: tuple[str, ...]) -> None:
         raise InputError(f"unknown output_type '{wanted}'; choose {', '.join(known[:-1])} or {known[-1]}.")
 
 
-def _one_for_each(negative: str | list[str] | None, prompts: int) -> list[str]:
+def require_generators(generator: torch.Generator | list[torch.Generator] | None, count: int, made: str) -> None:
+    """Refuse a list that has not one generator for each medium.
+
+    Raises:
+        InputError: with both numbers.
+    """
+    if isinstance(generator, list) and len(generator) != count:
+        raise InputError(f"{len(generator)} generators were given for {count} {made}; give one for each.")
+
+
+def one_for_each(negative: str | list[str] | None, prompts: int) -> list[str]:
+    """Negative prompts for so many prompts, the empty caption where none is given.
+
+    Raises:
+        InputError: if there are others than one or one for each.
+    """
     if negative is None or isinstance(negative, str):
         return [negative or ""] * prompts
     if len(negative) != prompts:

@@ -29,8 +29,12 @@ from latentdiff.pipelines.base import (
     Callback,
     GenerationError,
     LatentDiffusionPipeline,
+    Sampling,
+    one_for_each,
+    require_generators,
     require_output_type,
 )
+from latentdiff.pipelines.composition import Part, mixed, parts_of
 from latentdiff.pipelines.ranking import Ranker, best_of
 
 
@@ -46,6 +50,8 @@ class AudioOutput(BaseOutput):
     """(B,), CLAP's cosine of each kept waveform and its prompt, where there were candidates."""
     chosen: np.ndarray | None = None
     """(B,), the places of the kept ones among all (B * candidates,) that were made."""
+    parts: list[tuple[Part, ...]] | None = None
+    """Of each prompt, the sounds that were made alone and added; None where each was made in one."""
 
 
 class TextToAudioPipeline(LatentDiffusionPipeline):
@@ -71,6 +77,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         prediction: what the network predicts; None believes the scheduler.
         guidance_range: lowest and highest scale that a distilled student has learnt to hear as an input.
         default_guidance_interval: the part of the steps that is guided when the caller names none; None is all.
+        default_compose: whether the sounds of a prompt are made one by one when the caller does not say.
     """
 
     model_cpu_offload_seq = "text_encoder->clap->projection_model->language_model->adapter->unet->vae->vocoder"
@@ -106,6 +113,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         prediction: str | None = None,
         guidance_range: list[float] | None = None,
         default_guidance_interval: list[float] | None = None,
+        default_compose: bool = False,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -128,6 +136,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             default_seconds=default_seconds,
             guidance_range=guidance_range,
             default_guidance_interval=default_guidance_interval,
+            default_compose=default_compose,
         )
         self.keep_process(prediction)
         definition = getattr(vae.config, "mel", None)
@@ -155,6 +164,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         candidates: int = 1,
         ranker: Ranker | None = None,
         guidance_interval: tuple[float, float] | None = None,
+        compose: bool | None = None,
     ) -> AudioOutput | tuple[np.ndarray | Tensor, int]:
         """Waveforms of prompts.
 
@@ -173,6 +183,9 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             return_dict: an `AudioOutput`, or else a tuple of waveforms and rate.
             candidates: of so many for each waveform, the one that the ranker finds nearest to its prompt is kept.
             ranker: judges candidates; None is the model's own CLAP.
+            compose: make the sounds that a prompt joins ("rain and a dog", "a dog, then a bell") one by one and add
+                them up (`pipelines.composition`); None takes the model's default, and means no where latents are
+                given or asked for.
 
         Raises:
             InputError: for a bad argument, before anything is computed.
@@ -184,21 +197,82 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             raise InputError(f"a duration of {seconds} s cannot be made; give more than 0 and at most {MAX_SECONDS:g}.")
         require_output_type(output_type, ("np", "pt", "latent"))
         judge = self._judge(candidates, ranker, output_type)
-        each = num_waveforms_per_prompt * candidates
-        z = self.sample(
-            prompts, self._latent_size(seconds), each, num_inference_steps, guidance_scale, guidance_interval,
-            negative_prompt, generator, latents, callback_on_step_end,
-        )  # fmt: skip
-        made = AudioOutput(audios=z, sampling_rate=self.mel.config.sampling_rate)
-        if output_type != "latent":
-            wave = self.decode(z)[:, : round(seconds * made.sampling_rate)].float().cpu()
+        each, rows, rate = num_waveforms_per_prompt * candidates, self._rows(seconds), self.mel.config.sampling_rate
+        how = Sampling(each, num_inference_steps, guidance_scale, guidance_interval, callback_on_step_end)
+        parts = self._parts(prompts, compose, latents, output_type)
+        if parts is None:
+            z = self.sample(prompts, self._latent_size(rows), how, negative_prompt, generator, latents)
+        if output_type == "latent":
+            made = AudioOutput(audios=z, sampling_rate=rate)
+        else:
+            log_mel = (
+                self._log_mel(z) if parts is None else self._composed(parts, rows, how, negative_prompt, generator)
+            )
+            wave = self._voice(log_mel)[:, : round(seconds * rate)].float().cpu()
+            made = AudioOutput(audios=wave, sampling_rate=rate, parts=parts)
             if judge is not None:
-                scores = judge(wave.numpy(), made.sampling_rate, [text for text in prompts for _ in range(each)])
+                scores = judge(wave.numpy(), rate, [text for text in prompts for _ in range(each)])
                 made.chosen = best_of(scores, candidates)
                 wave, made.scores = wave[made.chosen], scores[made.chosen]
             made.audios = wave.numpy() if output_type == "np" else wave
         self.maybe_free_model_hooks()
-        return made if return_dict else (made.audios, made.sampling_rate)
+        return made if return_dict else (made.audios, rate)
+
+    def _parts(
+        self, prompts: list[str], compose: bool | None, latents: Tensor | None, output_type: str
+    ) -> list[tuple[Part, ...]] | None:
+        """The sounds of each prompt; None where every prompt is made in one.
+
+        Raises:
+            InputError: if they are asked for together with latents, of which a composed clip has several.
+        """
+        one_latent = latents is not None or output_type == "latent"
+        if compose and one_latent:
+            raise InputError("a composed clip has a latent for each of its sounds; leave out compose, or latents.")
+        if one_latent or not (self.config.default_compose if compose is None else compose):
+            return None
+        parts = [parts_of(text) for text in prompts]
+        return parts if any(len(sounds) > 1 for sounds in parts) else None
+
+    def _composed(
+        self,
+        parts: list[tuple[Part, ...]],
+        rows: int,
+        how: Sampling,
+        negative_prompt: str | list[str] | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+    ) -> Tensor:
+        """Log-mels (B, T, F) of prompts whose sounds are made alone and added; those of one length at once.
+
+        Raises:
+            InputError: if the clip is too short for the sounds that follow one another.
+        """
+        each = how.each
+        negatives = one_for_each(negative_prompt, len(parts))
+        require_generators(generator, len(parts) * each, self.made)
+        by_length: dict[int, list[tuple[int, Part]]] = {}
+        for number, sounds in enumerate(parts):
+            for part in sounds:
+                span = part.rows(rows)
+                by_length.setdefault(span.stop - span.start, []).append((number, part))
+        if 0 in by_length:
+            text = by_length[0][0][1].text
+            raise InputError(f"the clip is too short for all its sounds, '{text}' among them; make it longer.")
+        factor = compression(self.vae)
+        made: list[list[tuple[slice, Tensor]]] = [[] for _ in range(len(parts) * each)]
+        for length, group in sorted(by_length.items()):  # in an order that does not depend on the other prompts
+            places = [number * each + i for number, _ in group for i in range(each)]
+            z = self.sample(
+                [part.text for _, part in group],
+                self._latent_size(length),
+                how,
+                [negatives[number] for number, _ in group] if negative_prompt is not None else None,
+                [generator[place] for place in places] if isinstance(generator, list) else generator,
+            )
+            spans = [part.rows(rows) for _, part in group for _ in range(each)]
+            for place, span, log_mel in zip(places, spans, self._log_mel(z).float(), strict=True):
+                made[place].append((slice(span.start * factor, span.stop * factor), log_mel))
+        return torch.stack([mixed(sounds, rows * factor, self.mel.config) for sounds in made])
 
     def _judge(self, candidates: int, ranker: Ranker | None, output_type: str) -> Ranker | None:
         """What ranks candidates; None where there is one of each.
@@ -221,16 +295,25 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
 
     def decode(self, z: Tensor) -> Tensor:
         """Waveforms (B, samples) of scaled latents (B, C, h, w)."""
-        x = decode(self.vae, z / self.vae.config.scaling_factor)
-        front_end = self.mel.to(x.device)
-        wave = voice(self.vocoder, self.mel.from_x(x), front_end, imposed_iterations(self.vocoder))
+        return self._voice(self._log_mel(z))
+
+    def _log_mel(self, z: Tensor) -> Tensor:
+        return self.mel.from_x(decode(self.vae, z / self.vae.config.scaling_factor))
+
+    def _voice(self, log_mel: Tensor) -> Tensor:
+        wave = voice(self.vocoder, log_mel, self.mel.to(log_mel.device), imposed_iterations(self.vocoder))
         if not torch.isfinite(wave).all():
             raise GenerationError("the waveform is not finite; try --dtype float32.")
         return wave
 
-    def _latent_size(self, seconds: float) -> tuple[int, int]:
-        """(h, w) of the latent: whole latents that cover the duration, cropped after decoding."""
-        mel, factor = self.mel.config, compression(self.vae)
+    def _rows(self, seconds: float) -> int:
+        """Whole latents in time that cover the duration, cropped after decoding."""
+        mel = self.mel.config
         frames = -(-round(seconds * mel.sampling_rate) // mel.hop_length)
-        size = (-(-frames // factor), mel.n_mels // factor)
+        return -(-frames // compression(self.vae))
+
+    def _latent_size(self, rows: int) -> tuple[int, int]:
+        """(h, w) of the latent."""
+        mel = self.mel.config
+        size = (rows, mel.n_mels // compression(self.vae))
         return (size[1], size[0]) if mel.frequency_first else size

@@ -19,6 +19,7 @@ from latentdiff.pipelines.base import (
     Callback,
     GenerationError,
     LatentDiffusionPipeline,
+    Sampling,
     require_output_type,
 )
 
@@ -125,18 +126,10 @@ class TextToImagePipeline(LatentDiffusionPipeline):
         """
         prompts = self.prompts_of(prompt, negative_prompt, guidance_scale)
         require_output_type(output_type, ("pil", "np", "pt", "latent"))
-        z = self.sample(
-            prompts,
-            self._latent_size(height, width),
-            num_images_per_prompt,
-            num_inference_steps,
-            guidance_scale,
-            guidance_interval,
-            negative_prompt,
-            generator,
-            latents,
-            callback_on_step_end,
+        how = Sampling(
+            num_images_per_prompt, num_inference_steps, guidance_scale, guidance_interval, callback_on_step_end
         )
+        z = self.sample(prompts, self._latent_size(height, width), how, negative_prompt, generator, latents)
         images = z if output_type == "latent" else self._present(from_x(self.decode(z)).cpu(), output_type)
         self.maybe_free_model_hooks()
         return ImageOutput(images=images) if return_dict else (images,)

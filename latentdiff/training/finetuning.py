@@ -107,11 +107,12 @@ class Finished:
     def with_settings(self, config: DiffusionRecipe) -> LatentDiffusionPipeline:
         """The pipeline as it is now, with what the configuration says of its use and its own where that is silent."""
         own, data = self.pipeline.config, config.data
-        made: dict[str, float]
+        made: dict[str, float | bool]
         if isinstance(data, ImageData):
             made = {"default_height": data.size[0], "default_width": data.size[1]}
         else:
-            made = {"default_seconds": data.seconds}
+            compose = own.default_compose if config.default_compose is None else config.default_compose
+            made = {"default_seconds": data.seconds, "default_compose": compose}
         pipeline: LatentDiffusionPipeline = type(self.pipeline)(
             **{**self.pipeline.components, "scheduler": self.scheduler(config.sampler)},
             default_steps=own.default_steps if config.default_steps is None else config.default_steps,

@@ -39,7 +39,7 @@ class NoisePipe:
         samples = int((options["audio_length_in_s"] or 0.5) * RATE)
         waves = [torch.rand(samples, generator=generator).numpy() * 0.1 for generator in options["generator"]]
         assert len(waves) == len(prompts)
-        return SimpleNamespace(audios=np.stack(waves), sampling_rate=RATE)
+        return SimpleNamespace(audios=np.stack(waves), sampling_rate=RATE, parts=None)
 
 
 @pytest.fixture

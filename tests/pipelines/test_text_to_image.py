@@ -142,7 +142,8 @@ def test_both_pipelines_are_one_but_for_the_medium() -> None:
     audio = list(inspect.signature(TextToAudioPipeline.__call__).parameters)
     assert {"height", "width", "num_images_per_prompt", "output_type"} <= set(image)
     ranking = {"candidates", "ranker"}  # by CLAP, which hears sounds
-    own = {"height", "width", "num_images_per_prompt"}, {"audio_length_in_s", "num_waveforms_per_prompt", *ranking}
+    sounds = {"audio_length_in_s", "num_waveforms_per_prompt", "compose", *ranking}  # sounds can be added up
+    own = {"height", "width", "num_images_per_prompt"}, sounds
     assert [name for name in image if name not in own[0]] == [name for name in audio if name not in own[1]]
     for shared in ("encode_prompt", "sample", "denoise", "draw_latents", "from_pretrained"):
         assert shared in vars(LatentDiffusionPipeline)

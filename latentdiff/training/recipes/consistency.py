@@ -26,7 +26,7 @@ from latentdiff.diffusion.samplers import make_scheduler
 from latentdiff.errors import InputError
 from latentdiff.models.denoiser import predict, without_fused_attention
 from latentdiff.models.text import Conditioning
-from latentdiff.pipelines.base import LatentDiffusionPipeline
+from latentdiff.pipelines.base import LatentDiffusionPipeline, Sampling
 from latentdiff.training.caches import SPLITS, Caches
 from latentdiff.training.first_stage import first_stage_of
 from latentdiff.training.recipe import Losses, Recipe, Step
@@ -215,7 +215,7 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
     def _sample(self, pipeline: LatentDiffusionPipeline, captions: list[str], noise: Tensor, steps: int) -> Tensor:
         generator = torch.Generator().manual_seed(2)
         size = noise.shape[2], noise.shape[3]
-        return pipeline.sample(captions, size, 1, steps, self._guidance, None, None, generator, noise, None)
+        return pipeline.sample(captions, size, Sampling(1, steps, self._guidance), generator=generator, latents=noise)
 
     def pipeline(self) -> LatentDiffusionPipeline:
         """The teacher with the student in the place of its U-Net, and the student's sampler."""
@@ -232,7 +232,7 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
         if isinstance(data, ImageData):
             settings |= {"default_height": data.size[0], "default_width": data.size[1]}
         else:
-            settings["default_seconds"] = data.seconds
+            settings |= {"default_seconds": data.seconds, "default_compose": self.teacher.config.default_compose}
         parts = {**self.teacher.components, "unet": self.student, "scheduler": scheduler}
         pipeline: LatentDiffusionPipeline = type(self.teacher)(**parts, **settings)
         pipeline.vocabulary = self.teacher.vocabulary

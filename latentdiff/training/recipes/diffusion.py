@@ -224,7 +224,12 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
             height, width = self.config.data.size
             return TextToImagePipeline(**parts, default_height=height, default_width=width)
         assert isinstance(self.first_stage, SoundStage)
-        return TextToAudioPipeline(**parts, vocoder=self.first_stage.vocoder, default_seconds=self.config.data.seconds)
+        return TextToAudioPipeline(
+            **parts,
+            vocoder=self.first_stage.vocoder,
+            default_seconds=self.config.data.seconds,
+            default_compose=bool(self.config.default_compose),
+        )
 
     def export(self, folder: Path) -> None:
         """``OUTPUT/pipeline``, or of low-rank matrices ``OUTPUT/lora``."""
