@@ -17,7 +17,7 @@ ORDER = [
 ]  # fmt: skip
 """From the bottom to the top: a part imports itself and what stands before it."""
 
-MAX_FILE, MAX_FUNCTION, MAX_PATH = 400, 55, 4
+MAX_FILE, MAX_FUNCTION, MAX_PATH = 400, 60, 4
 
 
 def module_name(file: Path) -> str:
@@ -128,8 +128,6 @@ def test_files_and_functions_are_short(file: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or 0) - node.lineno + 1
-            if ast.get_docstring(node) is not None:  # what a docstring has to say is no reason to say less
-                lines -= (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
             assert lines <= MAX_FUNCTION, f"{node.name}: {lines} lines"
 
 

@@ -106,13 +106,18 @@ def told(parts: tuple[Part, ...]) -> str:
 def mixed(log_mels: list[tuple[slice, Tensor]], frames: int, config: MelConfig) -> Tensor:
     """Log-mel (T, F) of sounds that are added: their powers add up, as those of waves that know nothing of each other.
 
+    One that fills the clip alone stays as it is to the bit, so that it is the same beside composed ones.
+
     Args:
         log_mels: the frames where each sounds, and its log-mel there.
         frames: T.
         config: their definition, whose clamp is silence.
     """
+    first = log_mels[0][1]
+    if len(log_mels) == 1 and len(first) == frames:
+        return first
     units = math.log(10.0) if config.log == "log10" else 1.0
-    power = log_mels[0][1].new_full((frames, log_mels[0][1].shape[1]), -torch.inf)  # its natural logarithm
+    power = first.new_full((frames, first.shape[1]), -torch.inf, dtype=torch.float32)  # its natural logarithm
     for place, log_mel in log_mels:
-        power[place] = torch.logaddexp(power[place], 2 * units * log_mel)
-    return (power / (2 * units)).clamp(min=math.log(config.clamp) / units)
+        power[place] = torch.logaddexp(power[place], 2 * units * log_mel.float())
+    return (power / (2 * units)).clamp(min=math.log(config.clamp) / units).to(first.dtype)

@@ -183,73 +183,59 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             return_dict: an `AudioOutput`, or else a tuple of waveforms and rate.
             candidates: of so many for each waveform, the one that the ranker finds nearest to its prompt is kept.
             ranker: judges candidates; None is the model's own CLAP.
-            compose: make the sounds that a prompt joins ("rain and a dog", "a dog, then a bell") one by one and add
-                them up (`pipelines.composition`); None takes the model's default, and means no where latents are
-                given or asked for.
+            compose: make the sounds that a prompt joins one by one and add them up (`pipelines.composition`); None is
+                the model's default, and means no where latents are given or asked for.
 
         Raises:
             InputError: for a bad argument, before anything is computed.
             GenerationError: if the result is not finite.
         """
         prompts = self.prompts_of(prompt, negative_prompt, guidance_scale)
-        seconds = self.config.default_seconds if audio_length_in_s is None else audio_length_in_s
-        if not 0 < seconds <= MAX_SECONDS:
-            raise InputError(f"a duration of {seconds} s cannot be made; give more than 0 and at most {MAX_SECONDS:g}.")
+        rows, samples = self._length(audio_length_in_s)
         require_output_type(output_type, ("np", "pt", "latent"))
-        judge = self._judge(candidates, ranker, output_type)
-        each, rows, rate = num_waveforms_per_prompt * candidates, self._rows(seconds), self.mel.config.sampling_rate
-        how = Sampling(each, num_inference_steps, guidance_scale, guidance_interval, callback_on_step_end)
+        judge, each = self._judge(candidates, ranker, output_type), num_waveforms_per_prompt * candidates
         parts = self._parts(prompts, compose, latents, output_type)
-        if parts is None:
-            z = self.sample(prompts, self._latent_size(rows), how, negative_prompt, generator, latents)
+        how = Sampling(each, num_inference_steps, guidance_scale, guidance_interval, callback_on_step_end)
         if output_type == "latent":
-            made = AudioOutput(audios=z, sampling_rate=rate)
+            z = self.sample(prompts, self._latent_size(rows), how, negative_prompt, generator, latents)
+            made = AudioOutput(audios=z, sampling_rate=self.mel.config.sampling_rate)
         else:
-            log_mel = (
-                self._log_mel(z) if parts is None else self._composed(parts, rows, how, negative_prompt, generator)
-            )
-            wave = self._voice(log_mel)[:, : round(seconds * rate)].float().cpu()
-            made = AudioOutput(audios=wave, sampling_rate=rate, parts=parts)
-            if judge is not None:
-                scores = judge(wave.numpy(), rate, [text for text in prompts for _ in range(each)])
-                made.chosen = best_of(scores, candidates)
-                wave, made.scores = wave[made.chosen], scores[made.chosen]
-            made.audios = wave.numpy() if output_type == "np" else wave
+            log_mel = self._log_mels(parts, rows, how, negative_prompt, generator, latents)
+            made = self._heard(self._voice(log_mel)[:, :samples], parts, prompts, judge, candidates, output_type)
         self.maybe_free_model_hooks()
-        return made if return_dict else (made.audios, rate)
+        return made if return_dict else (made.audios, made.sampling_rate)
 
     def _parts(
         self, prompts: list[str], compose: bool | None, latents: Tensor | None, output_type: str
-    ) -> list[tuple[Part, ...]] | None:
-        """The sounds of each prompt; None where every prompt is made in one.
+    ) -> list[tuple[Part, ...]]:
+        """The sounds that each prompt is made of, one after another or together.
 
         Raises:
-            InputError: if they are asked for together with latents, of which a composed clip has several.
+            InputError: if they are to be made apart for one latent.
         """
         one_latent = latents is not None or output_type == "latent"
         if compose and one_latent:
             raise InputError("a composed clip has a latent for each of its sounds; leave out compose, or latents.")
         if one_latent or not (self.config.default_compose if compose is None else compose):
-            return None
-        parts = [parts_of(text) for text in prompts]
-        return parts if any(len(sounds) > 1 for sounds in parts) else None
+            return [(Part(text),) for text in prompts]
+        return [parts_of(text) for text in prompts]
 
-    def _composed(
+    def _log_mels(
         self,
         parts: list[tuple[Part, ...]],
         rows: int,
         how: Sampling,
         negative_prompt: str | list[str] | None,
         generator: torch.Generator | list[torch.Generator] | None,
+        latents: Tensor | None,
     ) -> Tensor:
-        """Log-mels (B, T, F) of prompts whose sounds are made alone and added; those of one length at once.
+        """Log-mels (B, T, F) of prompts: the parts of one length are made at once, and those of a clip added.
 
         Raises:
             InputError: if the clip is too short for the sounds that follow one another.
         """
-        each = how.each
-        negatives = one_for_each(negative_prompt, len(parts))
-        require_generators(generator, len(parts) * each, self.made)
+        negatives = None if negative_prompt is None else one_for_each(negative_prompt, len(parts))
+        require_generators(generator, len(parts) * how.each, self.made)
         by_length: dict[int, list[tuple[int, Part]]] = {}
         for number, sounds in enumerate(parts):
             for part in sounds:
@@ -259,20 +245,41 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             text = by_length[0][0][1].text
             raise InputError(f"the clip is too short for all its sounds, '{text}' among them; make it longer.")
         factor = compression(self.vae)
-        made: list[list[tuple[slice, Tensor]]] = [[] for _ in range(len(parts) * each)]
+        made: list[list[tuple[slice, Tensor]]] = [[] for _ in range(len(parts) * how.each)]
         for length, group in sorted(by_length.items()):  # in an order that does not depend on the other prompts
-            places = [number * each + i for number, _ in group for i in range(each)]
+            clips = [(number * how.each + i, part) for number, part in group for i in range(how.each)]
             z = self.sample(
                 [part.text for _, part in group],
                 self._latent_size(length),
                 how,
-                [negatives[number] for number, _ in group] if negative_prompt is not None else None,
-                [generator[place] for place in places] if isinstance(generator, list) else generator,
+                [negatives[number] for number, _ in group] if negatives is not None else None,
+                [generator[clip] for clip, _ in clips] if isinstance(generator, list) else generator,
+                latents,
             )
-            spans = [part.rows(rows) for _, part in group for _ in range(each)]
-            for place, span, log_mel in zip(places, spans, self._log_mel(z).float(), strict=True):
-                made[place].append((slice(span.start * factor, span.stop * factor), log_mel))
+            for (clip, part), log_mel in zip(clips, self._log_mel(z), strict=True):
+                span = part.rows(rows)
+                made[clip].append((slice(span.start * factor, span.stop * factor), log_mel))
         return torch.stack([mixed(sounds, rows * factor, self.mel.config) for sounds in made])
+
+    def _heard(
+        self,
+        wave: Tensor,
+        parts: list[tuple[Part, ...]],
+        prompts: list[str],
+        judge: Ranker | None,
+        candidates: int,
+        output_type: str,
+    ) -> AudioOutput:
+        """The waveforms, or the best of each one's candidates, as they are returned."""
+        rate, wave = self.mel.config.sampling_rate, wave.float().cpu()
+        made = AudioOutput(wave, rate, parts=parts if any(len(sounds) > 1 for sounds in parts) else None)
+        if judge is not None:
+            each = len(wave) // len(prompts)
+            scores = judge(wave.numpy(), rate, [text for text in prompts for _ in range(each)])
+            made.chosen = best_of(scores, candidates)
+            wave, made.scores = wave[made.chosen], scores[made.chosen]
+        made.audios = wave.numpy() if output_type == "np" else wave
+        return made
 
     def _judge(self, candidates: int, ranker: Ranker | None, output_type: str) -> Ranker | None:
         """What ranks candidates; None where there is one of each.
@@ -306,11 +313,17 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             raise GenerationError("the waveform is not finite; try --dtype float32.")
         return wave
 
-    def _rows(self, seconds: float) -> int:
-        """Whole latents in time that cover the duration, cropped after decoding."""
-        mel = self.mel.config
-        frames = -(-round(seconds * mel.sampling_rate) // mel.hop_length)
-        return -(-frames // compression(self.vae))
+    def _length(self, seconds: float | None) -> tuple[int, int]:
+        """Whole latents in time that cover the duration, and the samples that are cropped of them.
+
+        Raises:
+            InputError: if it is no duration that can be made.
+        """
+        seconds = self.config.default_seconds if seconds is None else seconds
+        if not 0 < seconds <= MAX_SECONDS:
+            raise InputError(f"a duration of {seconds} s cannot be made; give more than 0 and at most {MAX_SECONDS:g}.")
+        samples = round(seconds * self.mel.config.sampling_rate)
+        return -(-samples // (self.mel.config.hop_length * compression(self.vae))), samples
 
     def _latent_size(self, rows: int) -> tuple[int, int]:
         """(h, w) of the latent."""

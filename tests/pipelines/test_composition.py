@@ -14,17 +14,7 @@ from latentdiff.data.soundbank.scenes import draw_scene
 from latentdiff.media.audio import read_recipe
 from latentdiff.media.mel import PRESETS, LogMel
 from latentdiff.pipelines.composition import Part, mixed, parts_of, told
-
-
-@pytest.fixture
-def pipe(tiny_pipeline: Path) -> TextToAudioPipeline:
-    pipe = TextToAudioPipeline.from_pretrained(tiny_pipeline)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def seeded(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+from tests.pipelines.conftest import seeded
 
 
 @pytest.mark.parametrize(
@@ -121,6 +111,20 @@ def test_a_composed_prompt_is_the_same_alone_and_beside_others(pipe: TextToAudio
     pipe(long, generator=seeded(4, 5), negative_prompt="noise", **call)
     torch.testing.assert_close(heard[0][4:], heard[1], atol=1e-3, rtol=1e-3)
     assert (heard[1][0] - heard[1][1]).abs().max() > 0.1
+
+
+def test_a_prompt_of_one_sound_is_the_same_beside_a_composed_one(pipe: TextToAudioPipeline) -> None:
+    """To the bit, as the batch is the same but for the other's latents."""
+    heard: list[torch.Tensor] = []
+    pipe.vocoder.register_forward_pre_hook(lambda _, arguments: heard.append(arguments[0].clone()))
+    pipe(["rain", "a dog and a bell"], generator=seeded(0, 1), compose=True)
+    pipe(["rain", "a dog", "a bell"], generator=seeded(0, 1, 2))
+    assert torch.equal(heard[0][0], heard[1][0]) and heard[0][0].min() < math.log(pipe.mel.config.clamp)
+
+
+def test_parts_are_added_in_half_precision_too(pipe: TextToAudioPipeline) -> None:
+    wave = pipe.to(torch.bfloat16)("rain, then a dog", generator=seeded(0), compose=True).audios
+    assert wave.dtype == np.float32 and np.isfinite(wave).all()
 
 
 def test_a_models_default_and_what_a_latent_cannot_be(pipe: TextToAudioPipeline, tmp_path: Path) -> None:

@@ -14,19 +14,9 @@ from latentdiff import InputError, TextToAudioPipeline
 from latentdiff.diffusion.samplers import SAMPLERS, make_scheduler
 from latentdiff.models.vocabulary import Vocabulary
 from latentdiff.pipelines.base import GenerationError
+from tests.pipelines.conftest import seeded
 
 LONG = "a violin plays a slow tune high up while rain falls on a roof and a dog barks three times"
-
-
-@pytest.fixture
-def pipe(tiny_pipeline: Path) -> TextToAudioPipeline:
-    pipe = TextToAudioPipeline.from_pretrained(tiny_pipeline)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def seeded(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def latents(pipe: TextToAudioPipeline, prompt: str | list[str], *seeds: int, **options: object) -> torch.Tensor:

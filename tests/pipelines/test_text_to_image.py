@@ -14,6 +14,7 @@ from latentdiff import InputError, TextToAudioPipeline, TextToImagePipeline
 from latentdiff.diffusion.samplers import SAMPLERS, make_scheduler
 from latentdiff.models.loading import load_autoencoder
 from latentdiff.pipelines.base import GenerationError, LatentDiffusionPipeline
+from tests.pipelines.conftest import seeded
 
 LONG = "a woman astronaut with medium-dark skin beside a dog, a volcano and an ear of corn"
 
@@ -23,10 +24,6 @@ def pipe(tiny_image_pipeline: Path) -> TextToImagePipeline:
     pipe = TextToImagePipeline.from_pretrained(tiny_image_pipeline)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def seeded(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def pixels(pipe: TextToImagePipeline, prompt: str | list[str], *seeds: int, **options: object) -> torch.Tensor:
