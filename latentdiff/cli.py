@@ -52,8 +52,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback(epilog='Begin with: latentdiff generate "dog barking"')
 def top(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end."),
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
     ] = False,
 ) -> None:
     """Sounds and pictures from text, and models of your own from a folder of captioned ones."""
@@ -83,6 +82,7 @@ def generate(
     candidates: Annotated[int | None, typer.Option(help="Sounds made for each file; CLAP keeps one.")] = None,
     ranker: Annotated[str | None, typer.Option(help="CLAP that does it. [default: the model's own]")] = None,
     lora: Annotated[list[str] | None, typer.Option(help="Folder of a LoRA; may be repeated.")] = None,
+    draws: Annotated[int | None, typer.Option(help="Made for each file; the model keeps the fittest.")] = None,
 ) -> None:
     """Make sounds or pictures from prompts.
 
@@ -99,14 +99,15 @@ def generate(
       latentdiff generate "birds" -m runs/diffusion/pipeline -d 8 --steps 30 -o birds.flac --plot
       latentdiff generate "woman firefighter" -m starter-image -n 9 -o firefighter.png
     """
-    from latentdiff.commands.generate import Request, read_prompts, read_size
     from latentdiff.commands.generate import generate as run
+    from latentdiff.commands.request import Request, read_prompts, read_size
 
     request = Request(
         prompts=[*(prompts or []), *(read_prompts(file) if file else [])],
         model=model, output=output, duration=duration, size=read_size(size) if size is not None else None, num=num,
         steps=steps, guidance=guidance, negative=negative, seed=seed, sampler=sampler, device=device, dtype=dtype,
         overwrite=overwrite, plot=plot, resume=resume, candidates=candidates, ranker=ranker, lora=tuple(lora or ()),
+        draws=draws,
     )  # fmt: skip
     run(request)
 

@@ -108,6 +108,7 @@ def test_light_modules_stay_light() -> None:
         "commands.generate",
         "commands.medium",
         "commands.outputs",
+        "commands.request",
         "interop",
         "interop.family",
         "interop.folder",

@@ -190,7 +190,7 @@ def _vocoder_back(source: Path, out: Path) -> str:
 
 def _components_of(model: str) -> dict[str, Any]:
     import latentdiff
-    from latentdiff.commands.generate import medium_of
+    from latentdiff.commands.request import medium_of
 
     path = Path(model)
     medium = medium_of_folder(path) if path.is_dir() else medium_of(model)

@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentdiff.commands import generate
+from latentdiff.commands import request as generation
+from latentdiff.commands.generate import load_pipeline, recipe_of
 from latentdiff.commands.outputs import require_writable
 from latentdiff.errors import InputError
 from latentdiff.names import BUNDLED, METRIC_NAMES, bundled_folder
@@ -76,7 +77,7 @@ def evaluate(request: Request) -> None:
     print(f"{values}\n{page}", flush=True)
 
 
-def check(request: Request) -> generate.Request | None:
+def check(request: Request) -> generation.Request | None:
     """Refuse what can be refused without the model.
 
     Returns:
@@ -103,7 +104,7 @@ def check(request: Request) -> generate.Request | None:
     if (request.output / "report.json").exists() and not request.overwrite:
         raise InputError(f"{request.output / 'report.json'} exists; choose another --output or pass --overwrite.")
     require_writable(request.output)
-    options = generate.Request(
+    options = generation.Request(
         prompts=["a check"],
         model=request.subject,
         output=None,
@@ -120,20 +121,20 @@ def check(request: Request) -> generate.Request | None:
         overwrite=False,
         plot=False,
     )
-    generate.check(options)
+    generation.check(options)
     folder = Path(request.subject)
     if request.subject not in BUNDLED and folder.is_dir() and not (folder / "model_index.json").is_file():
         for name in ("steps", "guidance", "sampler"):
             if getattr(request, name) is not None:
                 raise InputError(f"--{name} is for a model, and {folder} is a folder of media (no model_index.json).")
         return None
-    medium = generate.medium_of(request.subject)
+    medium = generation.medium_of(request.subject)
     if medium == "image" and request.duration is not None:
         raise InputError(f"--duration is not for pictures, and {request.subject} makes pictures.")
     return options
 
 
-def _measure(request: Request, generating: generate.Request | None, state: PartialState) -> dict[str, Any]:
+def _measure(request: Request, generating: generation.Request | None, state: PartialState) -> dict[str, Any]:
     """The report, in full on the main process."""
     from latentdiff.evaluation import sets
     from latentdiff.evaluation.bootstrap import Bootstrap
@@ -142,7 +143,7 @@ def _measure(request: Request, generating: generate.Request | None, state: Parti
     from latentdiff.evaluation.run import Evaluation, Sets
 
     real, reference = sets.real_sets(request.data, request.reference, request.count)
-    if generating is not None and (medium := generate.medium_of(request.subject)) != real.kind:
+    if generating is not None and (medium := generation.medium_of(request.subject)) != real.kind:
         raise InputError(f"{request.subject} makes {medium} and {request.data} holds {real.kind}; name other data.")
     names: list[str | None] = [*request.extractors]
     extractors = [load_extractor(name, real.kind, state.device) for name in names or [None]]
@@ -201,11 +202,11 @@ def _ready(request: Request, real: MediaSet, reference: MediaSet) -> _Subject:
     return _Subject(lambda _: (replace(media, **form), pairs), form, {"seconds": request.duration})
 
 
-def _model(request: Request, generating: generate.Request, real: MediaSet, state: PartialState) -> _Subject:
+def _model(request: Request, generating: generation.Request, real: MediaSet, state: PartialState) -> _Subject:
     """A model, which will be asked for one medium for each real one."""
     from latentdiff.evaluation.generated import generate as make
 
-    pipe = generate.load_pipeline(replace(generating, device=str(state.device)))
+    pipe = load_pipeline(replace(generating, device=str(state.device)))
     pipe.set_progress_bar_config(disable=True)
     form = _as_generated(pipe, real.kind, request.duration)
     making = _making(generating, pipe, form.get("seconds"))
@@ -228,10 +229,10 @@ def _as_generated(pipe: Any, kind: str, duration: float | None) -> dict[str, Any
     return {"framing": framing.model_copy(update={"size": (pipe.config.default_height, pipe.config.default_width)})}
 
 
-def _making(options: generate.Request, pipe: Any, seconds: float | None) -> Making:
+def _making(options: generation.Request, pipe: Any, seconds: float | None) -> Making:
     from latentdiff.evaluation.generated import Making, pipeline_hash
 
-    recipe = generate.recipe_of(options, pipe)
+    recipe = recipe_of(options, pipe)
     folder = bundled_folder(options.model) if options.model in BUNDLED else Path(pipe.config._name_or_path)
     assert options.seed is not None
     return Making(

@@ -13,7 +13,7 @@ from latentdiff.commands.outputs import plan_grid
 from latentdiff.errors import InputError
 
 if TYPE_CHECKING:
-    from latentdiff.commands.generate import Request
+    from latentdiff.commands.request import Request
     from latentdiff.media.image import Sheet
     from latentdiff.pipelines.ranking import Ranker
 

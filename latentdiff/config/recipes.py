@@ -174,9 +174,10 @@ class DiffusionRecipe(Recipe):
     default_guidance: float | None = Field(3.0, ge=0)
     default_guidance_interval: tuple[float, float] | None = None
     """The part of the sampler's steps that is guided, as shares from 0 to 1; null: all of them, or as ``init`` says."""
-
     default_compose: bool | None = None
     """Whether the saved pipeline makes the sounds that a prompt joins one by one; null: no, or as ``init`` says."""
+    default_draws: int | None = Field(None, gt=0)
+    """Of how many draws the saved pipeline keeps the one that fits its prompt best; null: one, or as ``init`` says."""
 
     @field_validator("default_guidance_interval")
     @classmethod

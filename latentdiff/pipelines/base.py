@@ -5,8 +5,7 @@ Shapes: B prompts times media a prompt, z (B, C, h, w).
 
 import inspect
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +15,8 @@ from torch import Tensor
 
 from latentdiff.diffusion.consistency import guidance_embedding
 from latentdiff.diffusion.process import check_same_process, prediction_of
-from latentdiff.diffusion.samplers import network_input, readable_output, start_of
+from latentdiff.diffusion.samplers import few_step_sampler, network_input, readable_output, start_of
+from latentdiff.diffusion.selection import prompt_gain
 from latentdiff.errors import InputError
 from latentdiff.interop.folder import recognise
 from latentdiff.interop.hub import fetch
@@ -27,27 +27,16 @@ from latentdiff.models.prompts import prompt_encoder
 from latentdiff.models.text import Conditioning, concatenate
 from latentdiff.models.vocabulary import Vocabulary
 from latentdiff.names import BUNDLED, PIPELINES, bundled_folder
+from latentdiff.pipelines.arguments import (
+    Callback,
+    Sampling,
+    as_list,
+    checked_interval,
+    one_for_each,
+    require_generators,
+)
 
 logger = logging.getLogger(__name__)
-
-Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
-"""diffusers' ``callback_on_step_end(pipeline, step, timestep, {"latents": z}) -> {"latents": z}``."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How z_0 is drawn, whatever the prompt and the size. None is the model's default."""
-
-    each: int = 1
-    """Media of each prompt."""
-    steps: int | None = None
-    guidance_scale: float | None = None
-    """Of classifier-free guidance, 1 or less turns it off. A distilled student hears it as an input, all other
-    networks are run twice for it."""
-    guidance_interval: tuple[float, float] | None = None
-    """The part of the steps that is guided, as shares from 0 to 1. In the others the network is run once
-    (Kynkaanniemi et al. 2024)."""
-    callback: Callback | None = None
 
 
 class GenerationError(RuntimeError):
@@ -203,6 +192,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             InputError: for a bad argument, before anything is computed.
         """
         each = how.each
+        draws = self._checked_draws(how.draws, latents)
         steps = self.config.default_steps if how.steps is None else how.steps
         guidance = self.config.default_guidance if how.guidance_scale is None else how.guidance_scale
         if steps < 1:
@@ -213,27 +203,45 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         if steps > most:
             raise InputError(f"{steps} steps cannot be taken: this few-step student has learnt {most} at most.")
         heard = self._guidance_input(guidance, negative_prompt, how.guidance_interval)
-        interval = self._checked_interval(how.guidance_interval)
+        interval = checked_interval(how.guidance_interval, self.config.default_guidance_interval)
         negative = None
         if guidance > 1 and heard is None and self.hears_prompts:
             negatives = one_for_each(negative_prompt, len(prompts))
-            negative = self.encode_prompt(negatives, prompts).repeat(each)
-        z = self.draw_latents((len(prompts) * each, self.unet.config.in_channels, *size), generator, latents)
-        tau = self.encode_prompt(prompts).repeat(each)
+            negative = self.encode_prompt(negatives, prompts).repeat(each * draws)
+        require_generators(generator, len(prompts) * each, self.made)
+        if isinstance(generator, list):  # each one draws again, so that its first draw is what one alone would be
+            generator = [of_one for of_one in generator for _ in range(draws)]
+        z = self.draw_latents((len(prompts) * each * draws, self.unet.config.in_channels, *size), generator, latents)
+        tau = self.encode_prompt(prompts).repeat(each * draws)
         if heard is not None:
             tau = replace(tau, guidance=heard.to(z).expand(len(z), -1))
-        return self.denoise(z, tau, negative, guidance, interval, steps, generator, how.callback)
+        z = self.denoise(z, tau, negative, guidance, interval, steps, generator, how.callback)
+        if draws == 1:
+            return z
+        without = self.encode_prompt([""] * len(prompts)).repeat(each * draws) if negative is None else negative
+        both = concatenate(without, tau)
+        gain = prompt_gain(
+            self._process, lambda z_t, t: predict(self.unet, z_t.to(z.dtype), t, both)[:, : z.shape[1]], z
+        )
+        best = gain.reshape(-1, draws).argmax(1)
+        return z[torch.arange(len(best), device=z.device) * draws + best]
 
-    def _checked_interval(self, given: tuple[float, float] | None) -> tuple[float, float]:
-        """The part of the steps that is guided.
+    def _checked_draws(self, given: int | None, latents: Tensor | None) -> int:
+        """How many z_0 each medium is chosen from; one where the caller gives the noise.
 
         Raises:
-            InputError: if it is none.
+            InputError: if so many cannot be made, or nothing can tell which is best.
         """
-        low, high = given if given is not None else (self.config.default_guidance_interval or (0.0, 1.0))
-        if not 0 <= low < high <= 1:
-            raise InputError(f"a guidance_interval from {low:g} to {high:g} cannot be; both lie in 0 to 1, low first.")
-        return low, high
+        draws = (1 if latents is not None else self.config.default_draws) if given is None else given
+        if draws < 1:
+            raise InputError(f"{draws} draws cannot be made; give at least 1.")
+        if draws > 1 and latents is not None:
+            raise InputError(f"latents are one draw, and {draws} draws were asked for; leave one of the two out.")
+        if draws > 1 and not self.hears_prompts:
+            raise InputError("the draw is kept that fits its prompt, and this model hears none; leave draws out.")
+        if draws > 1 and few_step_sampler(self._process):
+            raise InputError("a few-step student cannot tell which of its draws fits its prompt; leave draws out.")
+        return draws
 
     def _guidance_input(
         self,
@@ -340,51 +348,3 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             return torch.stack([part.to(device, dtype) for part in noise])
         source = generator.device if generator is not None else device
         return torch.randn(shape, generator=generator, device=source, dtype=torch.float32).to(device, dtype)
-
-
-def require_output_type(wanted: str, known: tuple[str, ...]) -> None:
-    """Refuse an ``output_type`` that a pipeline does not have.
-
-    Raises:
-        InputError: naming those it has.
-    """
-    if wanted not in known:
-        raise InputError(f"unknown output_type '{wanted}'; choose {', '.join(known[:-1])} or {known[-1]}.")
-
-
-def require_generators(generator: torch.Generator | list[torch.Generator] | None, count: int, made: str) -> None:
-    """Refuse a list that has not one generator for each medium.
-
-    Raises:
-        InputError: with both numbers.
-    """
-    if isinstance(generator, list) and len(generator) != count:
-        raise InputError(f"{len(generator)} generators were given for {count} {made}; give one for each.")
-
-
-def one_for_each(negative: str | list[str] | None, prompts: int) -> list[str]:
-    """Negative prompts for so many prompts, the empty caption where none is given.
-
-    Raises:
-        InputError: if there are others than one or one for each.
-    """
-    if negative is None or isinstance(negative, str):
-        return [negative or ""] * prompts
-    if len(negative) != prompts:
-        raise InputError(f"{len(negative)} negative prompts were given for {prompts} prompts.")
-    return list(negative)
-
-
-def as_list(prompt: str | list[str]) -> list[str]:
-    """One prompt or several, as a list.
-
-    Raises:
-        InputError: if one of them is empty or no text.
-    """
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts:
-        raise InputError("no prompt was given.")
-    for text in prompts:
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"a prompt must be a text that is not empty, this one is {text!r}.")
-    return prompts

@@ -25,15 +25,14 @@ from latentdiff.models.denoiser import Denoiser
 from latentdiff.models.prompts import ConditionAdapter
 from latentdiff.models.vocoder import imposed_iterations, vocoder_mel, voice
 from latentdiff.names import MAX_SECONDS
-from latentdiff.pipelines.base import (
+from latentdiff.pipelines.arguments import (
     Callback,
-    GenerationError,
-    LatentDiffusionPipeline,
     Sampling,
     one_for_each,
     require_generators,
     require_output_type,
 )
+from latentdiff.pipelines.base import GenerationError, LatentDiffusionPipeline
 from latentdiff.pipelines.composition import Part, mixed, parts_of
 from latentdiff.pipelines.ranking import Ranker, best_of
 
@@ -78,6 +77,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         guidance_range: lowest and highest scale that a distilled student has learnt to hear as an input.
         default_guidance_interval: the part of the steps that is guided when the caller names none; None is all.
         default_compose: whether the sounds of a prompt are made one by one when the caller does not say.
+        default_draws: of how many draws the best is kept when the caller does not say.
     """
 
     model_cpu_offload_seq = "text_encoder->clap->projection_model->language_model->adapter->unet->vae->vocoder"
@@ -114,6 +114,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         guidance_range: list[float] | None = None,
         default_guidance_interval: list[float] | None = None,
         default_compose: bool = False,
+        default_draws: int = 1,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -137,6 +138,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             guidance_range=guidance_range,
             default_guidance_interval=default_guidance_interval,
             default_compose=default_compose,
+            default_draws=default_draws,
         )
         self.keep_process(prediction)
         definition = getattr(vae.config, "mel", None)
@@ -165,6 +167,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         ranker: Ranker | None = None,
         guidance_interval: tuple[float, float] | None = None,
         compose: bool | None = None,
+        draws: int | None = None,
     ) -> AudioOutput | tuple[np.ndarray | Tensor, int]:
         """Waveforms of prompts.
 
@@ -183,6 +186,8 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             return_dict: an `AudioOutput`, or else a tuple of waveforms and rate.
             candidates: of so many for each waveform, the one that the ranker finds nearest to its prompt is kept.
             ranker: judges candidates; None is the model's own CLAP.
+            draws: of so many for each waveform (for each of its sounds, if composed), the one is kept that the network
+                finds to fit its prompt best; the time grows with them, and the callback sees all.
             compose: make the sounds that a prompt joins one by one and add them up (`pipelines.composition`); None is
                 the model's default, and means no where latents are given or asked for.
 
@@ -195,7 +200,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         require_output_type(output_type, ("np", "pt", "latent"))
         judge, each = self._judge(candidates, ranker, output_type), num_waveforms_per_prompt * candidates
         parts = self._parts(prompts, compose, latents, output_type)
-        how = Sampling(each, num_inference_steps, guidance_scale, guidance_interval, callback_on_step_end)
+        how = Sampling(each, num_inference_steps, guidance_scale, guidance_interval, draws, callback_on_step_end)
         if output_type == "latent":
             z = self.sample(prompts, self._latent_size(rows), how, negative_prompt, generator, latents)
             made = AudioOutput(audios=z, sampling_rate=self.mel.config.sampling_rate)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from latentdiff import TextToImagePipeline, __version__
 from latentdiff.cli import main
 from latentdiff.commands import generate as verb
-from latentdiff.commands.generate import DTYPES, Request, generate, medium_of, read_prompts, read_size
+from latentdiff.commands.generate import generate
+from latentdiff.commands.request import DTYPES, Request, medium_of, read_prompts, read_size
 from latentdiff.diffusion.samplers import CONSISTENCY_SAMPLERS, SAMPLERS, make_scheduler
 from latentdiff.errors import InputError
 from latentdiff.media.audio import read_audio, read_recipe
@@ -28,7 +29,7 @@ RATE = 16000
 class NoisePipe:
     """What `generate` needs of a pipeline: noise of each clip's own generator."""
 
-    config = SimpleNamespace(default_steps=20, default_guidance=3.0, default_guidance_interval=None)
+    config = SimpleNamespace(default_steps=20, default_guidance=3.0, default_guidance_interval=None, default_draws=1)
 
     def __init__(self) -> None:
         self.scheduler = make_scheduler("dpmsolver++", {"num_train_timesteps": 1000})
@@ -151,7 +152,12 @@ class ColourPipe:
     """What `generate` needs of a pipeline of pictures: one colour from each picture's own generator."""
 
     config = SimpleNamespace(
-        default_steps=20, default_guidance=3.0, default_guidance_interval=None, default_height=16, default_width=24
+        default_steps=20,
+        default_guidance=3.0,
+        default_guidance_interval=None,
+        default_draws=1,
+        default_height=16,
+        default_width=24,
     )
 
     def __init__(self) -> None:

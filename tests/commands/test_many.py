@@ -6,8 +6,9 @@ import pytest
 
 from latentdiff.cli import main
 from latentdiff.commands import generate as verb
-from latentdiff.commands.generate import MAX_FILES, generate
+from latentdiff.commands.generate import generate
 from latentdiff.commands.outputs import plan_outputs
+from latentdiff.commands.request import MAX_FILES
 from latentdiff.errors import InputError
 from tests.commands.test_generate import NoisePipe, request
 from tests.training.child import run_as_two

@@ -75,7 +75,7 @@ def test_the_sum_of_two_mels_is_that_of_the_two_waves() -> None:
     """Within 1 dB where both sound: noises of their own, whose powers add up; and silence is the clamp."""
     config = PRESETS["starter-16k-64"]
     front_end = LogMel(config)
-    noise = torch.randn(2, 16000 * 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.1], [0.05]])
+    noise = torch.randn(2, 16000 * 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.1], [0.08]])
     one, other = front_end(noise)
     both = front_end(noise.sum(0)[None])[0]
     added = mixed([(slice(0, len(one)), one), (slice(0, len(one)), other)], len(one), config)
@@ -100,6 +100,35 @@ def test_a_clip_is_made_of_its_parts(pipe: TextToAudioPipeline) -> None:
     wanted = torch.cat(list(heard[1]))[None].clamp(min=math.log(pipe.mel.config.clamp))
     torch.testing.assert_close(heard[0], wanted, atol=1e-3, rtol=1e-3)
     assert wanted.std() > 1  # neither is all silence
+
+
+@pytest.mark.parametrize(
+    ("louder_by", "left"), [(2.0, 2.0), (3.0, 3.0), (10.0, 3.0), (15.0, 3.0), (20.0, 8.0), (-10.0, -3.0)]
+)
+def test_the_louder_of_two_sounds_at_once_is_turned_down(louder_by: float, left: float) -> None:
+    """To 3 dB above the other, by no more than 12 dB; the other stays as it is."""
+    for preset in ("starter-16k-64", "auffusion-16k-256"):
+        config = PRESETS[preset]
+        decade = 1.0 if config.log == "log10" else math.log(10.0)
+        one, other = torch.full((4, 8), -1.0 * decade), torch.full((4, 8), -1.0 * decade)
+        one[:, 4:] = other[:, :4] = math.log(config.clamp) / math.log(10) * decade  # in bands of their own
+        one += decade * louder_by / 20
+        added = mixed([(slice(0, 4), one), (slice(0, 4), other)], 4, config)
+        heard = 20 * (added / decade)
+        assert float(heard[0, 0] - heard[0, -1]) == pytest.approx(left, abs=0.01)
+        unchanged, now = (other[0, -1], added[0, -1]) if louder_by > 0 else (one[0, 0], added[0, 0])
+        assert float(now) == pytest.approx(float(unchanged), abs=0.01)
+
+
+def test_sounds_one_after_another_keep_their_levels() -> None:
+    config = PRESETS["starter-16k-64"]
+    loud, quiet = torch.full((2, 8), -1.0), torch.full((2, 8), -4.0)
+    added = mixed([(slice(0, 2), loud), (slice(2, 4), quiet)], 4, config)
+    torch.testing.assert_close(added, torch.cat([loud, quiet]))
+    # Of three, only those at the same time.
+    added = mixed([(slice(0, 2), loud), (slice(2, 4), loud), (slice(2, 4), quiet)], 4, config)
+    torch.testing.assert_close(added[:2], loud)
+    assert float(added[2, 0]) < -1.0
 
 
 def test_a_composed_prompt_is_the_same_alone_and_beside_others(pipe: TextToAudioPipeline) -> None:

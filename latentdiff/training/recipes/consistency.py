@@ -26,7 +26,8 @@ from latentdiff.diffusion.samplers import make_scheduler
 from latentdiff.errors import InputError
 from latentdiff.models.denoiser import predict, without_fused_attention
 from latentdiff.models.text import Conditioning
-from latentdiff.pipelines.base import LatentDiffusionPipeline, Sampling
+from latentdiff.pipelines.arguments import Sampling
+from latentdiff.pipelines.base import LatentDiffusionPipeline
 from latentdiff.training.caches import SPLITS, Caches
 from latentdiff.training.first_stage import first_stage_of
 from latentdiff.training.recipe import Losses, Recipe, Step
