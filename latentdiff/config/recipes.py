@@ -38,6 +38,8 @@ def _is_of_pictures(values: Any) -> bool:
 
 _WITHOUT_PROMPT = {"text_encoder": None, "caption_dropout": 0.0, "default_guidance": 1.0}
 """What the keys of a `DiffusionRecipe` mean where ``conditioning`` is ``none``."""
+_OF_PROMPTS = {"clap": None, "adapter": None, "pooled_tokens": False, "default_draws": None}
+"""And how others of them stand there."""
 
 _OF_INIT: dict[str, Any] = {
     **dict.fromkeys(("vae", "vocoder", "text_encoder", "clap", "language_model", "adapter", "unet", "schedule")),
@@ -249,7 +251,7 @@ class DiffusionRecipe(Recipe):
             return self
         if not isinstance(self.data, ImageData):
             raise ValueError("conditioning is none, which only pictures can have; leave it out")
-        for key, value in {**_WITHOUT_PROMPT, "clap": None, "adapter": None, "pooled_tokens": False}.items():
+        for key, value in (_WITHOUT_PROMPT | _OF_PROMPTS).items():
             if getattr(self, key) != value:
                 raise ValueError(f"{key} is a key for models with prompts, and conditioning is none; leave it out")
         return self
