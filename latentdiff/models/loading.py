@@ -13,6 +13,9 @@ from latentdiff.errors import InputError
 from latentdiff.models.autoencoder import Autoencoder, PatchAutoencoder
 from latentdiff.models.vocoder import ShortHifiGan
 
+_SAVING = {"_name_or_path", "_diffusers_version", "transformers_version"}
+"""What a component's ``config.json`` notes of how and from where it was saved."""
+
 
 def load_autoencoder(source: str) -> Autoencoder:
     """Ours or diffusers', told apart by the ``_class_name`` in their ``config.json``.
@@ -43,12 +46,17 @@ def _kind(source: str) -> str | None:
     path = require_component(source, "config.json")
     if path is None:
         return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}); save that component again.") from error
+    config = _read(path)
     names = [config.get("_class_name"), *(config.get("architectures") or [])]  # diffusers', transformers'
     return next((name for name in names if name), "component of unknown class")
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{config} is not valid JSON ({error}); save that component again.") from error
+    return facts
 
 
 def _load(kind: Any, source: str) -> Any:
@@ -77,12 +85,21 @@ def require_component(source: str, file: str) -> Path | None:
 
 
 def weights_hash(source: str) -> str:
-    """What identifies a component's weights: a hash of its folder's files, or the hub id itself."""
+    """What identifies a component's weights: a hash of its folder's files, or the hub id itself.
+
+    Saved again, by another version or from another place, it is the same.
+
+    Raises:
+        InputError: if it is no component.
+    """
     config = require_component(source, "config.json")
     if config is None:
         return source
     digest = hashlib.sha256()
     for path in sorted(config.parent.glob("*")):
-        if path.suffix in {".json", ".safetensors"}:
+        if path == config:
+            facts = {key: value for key, value in _read(path).items() if key not in _SAVING}
+            digest.update(json.dumps(facts, sort_keys=True).encode())
+        elif path.suffix in {".json", ".safetensors"}:
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()

@@ -135,6 +135,9 @@ def test_weights_hash_follows_the_content(ours: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     ours.rename(copy)
     assert weights_hash(str(copy)) == first  # the place does not matter
+    load_autoencoder(str(copy)).save_pretrained(tmp_path / "again")  # notes from where it was loaded
+    assert str(copy) in (tmp_path / "again" / "config.json").read_text()
+    assert weights_hash(str(tmp_path / "again")) == first
     (copy / "notes.txt").write_text("of no weight")
     assert weights_hash(str(copy)) == first
     config = json.loads((copy / "config.json").read_text())
