@@ -45,7 +45,7 @@ def test_no_name_belongs_to_two_sources() -> None:
 
 def test_two_barks_are_worded_many_ways() -> None:
     scene = Scene((Event("dog", 2, pattern="strike"),))
-    texts = {plain(text) for seed in range(400) for text in captions(scene, np.random.default_rng(seed), 4)}
+    texts = {plain(text) for seed in range(500) for text in captions(scene, np.random.default_rng(seed), 4)}
     assert {
         "a dog barks twice",
         "two barks of a dog",
@@ -92,7 +92,7 @@ def test_held_out_wordings_use_the_words_of_training() -> None:
     rng = np.random.default_rng(2)
     vocabulary = {
         word
-        for _ in range(3000)
+        for _ in range(5000)
         for text in captions(draw_scene(rng, SECONDS), rng, 2)
         for word in re.findall(r"[a-z]+", text.lower())
     }

@@ -19,6 +19,7 @@ from latentdiff.errors import InputError
 MASS = frozenset({"rain", "thunder", "wind", "laughing", "screaming", "applause"})  # no article
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
 TIMES = {1: "once", 2: "twice", 3: "three times", 4: "four times"}
+COUNT_SHARE = 0.9  # of the wordings that can say how often, those that do
 ADJECTIVES = {
     "quiet": ("quiet", "soft", "faint"),
     "loud": ("loud", "very loud"),
@@ -150,7 +151,7 @@ def _effect_noun(event: Event, words: _Words) -> str:
     if event.pattern == "strike" and words.maybe(0.6):
         singular, plural = source.strikes[int(words.rng.integers(len(source.strikes)))]
         adjectives = words.adjectives(event.loudness, event.speed)
-        if not source.countable or not words.maybe(0.65):
+        if not source.countable or not words.maybe(COUNT_SHARE):
             return with_article(adjectives + singular) if event.count == 1 else adjectives + plural
         if event.count >= SEVERAL:
             return f"{words.pick(('several', 'many'))} {adjectives}{plural}"
@@ -172,7 +173,7 @@ def _effect_noun(event: Event, words: _Words) -> str:
 def _manner(event: Event, words: _Words) -> str:
     """Adverbs after a verb, each with a space before it: " three times loudly"."""
     times = ""
-    if event.source.countable and words.maybe(0.65) and (event.count > 1 or words.maybe(0.4)):
+    if event.source.countable and words.maybe(COUNT_SHARE) and (event.count > 1 or words.maybe(0.4)):
         times = " " + _times(event.count, words)
     return times + words.adverbs(event.speed, event.loudness)
 

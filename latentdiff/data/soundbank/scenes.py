@@ -8,7 +8,7 @@ import numpy as np
 
 from latentdiff.data.soundbank.catalogue import BY_LABEL, CATALOGUE, Source
 
-SINGLE_SHARE = 0.7  # clips with one source
+SINGLE_SHARE = 0.85  # clips with one source
 LOUDNESS = {"quiet": 0.15, "normal": 0.65, "loud": 0.2}
 SEVERAL = 5  # from here on nobody counts
 
@@ -58,7 +58,7 @@ def _draw_strikes(rng: np.random.Generator, source: Source, span_s: float) -> tu
     """Draws how often and how fast, so that all strikes fit into the span."""
     room = 0.88 * span_s - min(source.length_s, 0.5 * span_s)
     most = 1 + int(room / (1.15 * source.gap_s)) if source.countable else 1
-    shares = {1: 0.3, 2: 0.28, 3: 0.2, 4: 0.14, SEVERAL: 0.08}
+    shares = {1: 0.27, 2: 0.25, 3: 0.2, 4: 0.18, SEVERAL: 0.1}
     weights = {str(count): share for count, share in shares.items() if count <= most}
     count = int(_choose(rng, weights))
     if count == SEVERAL:
@@ -95,9 +95,9 @@ def draw_event(rng: np.random.Generator, source: Source, span_s: float) -> Event
         return Event(source.label, 0, "", _choose(rng, {"": 0.4, "slow": 0.3, "fast": 0.3}), loudness, source.play)
     if source.play == "hold":
         return Event(source.label, loudness=loudness)
-    patterns = {"note": 0.3, "repeat": 0.14, "rising scale": 0.1, "falling scale": 0.08, "melody": 0.26}
+    patterns = {"note": 0.24, "repeat": 0.3, "rising scale": 0.1, "falling scale": 0.08, "melody": 0.18}
     if source.chords:
-        patterns["chord"] = 0.18
+        patterns["chord"] = 0.15
     pattern = _choose(rng, patterns)
     pitch = _choose(rng, {"low": 0.33, "middle": 0.34, "high": 0.33})
     speed, count = "", 0
