@@ -1,5 +1,6 @@
 """`latentdiff data encode`: by one process, by two, again, and what training makes of it when something changed."""
 
+import json
 import os
 import re
 import shutil
@@ -133,9 +134,10 @@ def test_what_is_stale_is_refused_with_both_keys(
     places = {name: tmp_path / name for name in ("other", "other_text", "other_captions", "other_file")}
     for name, source in zip(places, (stages["vae"] / "vae", text, tones, tones), strict=True):
         shutil.copytree(source, places[name], copy_function=shutil.copy2)
-    for name in ("other", "other_text"):
+    for name, key in (("other", "scaling_factor"), ("other_text", "dropout_rate")):
         config = places[name] / "config.json"
-        config.write_text(config.read_text() + "\n")
+        facts = json.loads(config.read_text())
+        config.write_text(json.dumps(facts | {key: facts[key] + 0.01}))
     metadata = places["other_captions"] / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace("a low tone", "something low"))
     os.utime(places["other_file"] / "00.wav", (0, 0))
