@@ -1,4 +1,4 @@
-"""Quality against steps, guidance, guidance interval and draws: the curves that a bundled model's defaults come from.
+"""Quality against steps, guidance and guidance interval: the curves that a bundled model's defaults come from.
 
     python benchmarks/starter_curves.py starter-audio --data data/soundbank-test
     python benchmarks/starter_curves.py starter-image --data data/emoji
@@ -8,8 +8,7 @@ and the kernel distance (KID) of the judge's features to those of real media. Pr
 of the model cards' figures, but for their rows about guidance. Sounds are judged by their mels, before the vocoder,
 which no setting here touches.
 Points are kept in a JSON file as they come, so that a run that is stopped goes on; the figure beside it is drawn of it.
-What a curve does not vary is the model's default when its file began (remove the file to begin from today's), and one
-draw.
+What a curve does not vary is the model's default when its file began: remove the file to begin from today's.
 """
 
 import argparse
@@ -39,7 +38,6 @@ SAMPLERS = ("ddim", "euler", "heun", "dpmsolver++", "unipc")
 EVALUATIONS = (5, 10, 20)
 SEED = 5000  # of the first medium
 SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-DRAWS = (1, 2, 3, 4)
 INTERVALS = ((0.0, 1.0), (0.0, 0.5), (0.0, 0.8), (0.2, 1.0), (0.2, 0.8))
 
 
@@ -50,7 +48,6 @@ class Setting(NamedTuple):
     steps: int
     guidance: float
     interval: tuple[float, float]
-    draws: int = 1
 
     @property
     def evaluations(self) -> int:
@@ -127,8 +124,6 @@ def settings(default: Setting) -> Iterator[tuple[str, Setting]]:
     for scale in sorted({default.guidance, 4.0}):
         for interval in INTERVALS:
             yield "interval", default._replace(guidance=scale, interval=interval)
-    for draws in DRAWS:
-        yield "draws", default._replace(draws=draws)
 
 
 def measure(media: Sounds | Pictures, default: Setting, file: Path) -> list[dict[str, Any]]:
@@ -144,7 +139,6 @@ def measure(media: Sounds | Pictures, default: Setting, file: Path) -> list[dict
                 "num_inference_steps": setting.steps,
                 "guidance_scale": setting.guidance,
                 "guidance_interval": setting.interval,
-                "draws": setting.draws,
             }
             made = media.features(options)
             known[key] = {
@@ -164,12 +158,10 @@ def measure(media: Sounds | Pictures, default: Setting, file: Path) -> list[dict
 
 
 def plot(points: list[dict[str, Any]], default: Setting, prompts: int, file: Path) -> None:
-    """Two rows, what the judge knows and the kernel distance; four columns, one a curve."""
-    figure, axes = plt.subplots(2, 4, figsize=(16, 7), sharey="row", layout="constrained")
+    """Two rows, what the judge knows and the kernel distance; three columns, one a curve."""
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7), sharey="row", layout="constrained")
     for row, (value, title) in enumerate((("right", "share that the judge knows"), ("kid", "KID to real media"))):
-        of = {
-            curve: [p for p in points if curve in p["curves"]] for curve in ("steps", "guidance", "interval", "draws")
-        }
+        of = {curve: [p for p in points if curve in p["curves"]] for curve in ("steps", "guidance", "interval")}
         for sampler in SAMPLERS:
             line = sorted((p["evaluations"], p[value]) for p in of["steps"] if p["sampler"] == sampler)
             axes[row, 0].plot(*zip(*line, strict=True), marker="o", label=sampler)
@@ -179,8 +171,6 @@ def plot(points: list[dict[str, Any]], default: Setting, prompts: int, file: Pat
             heights = {tuple(p["interval"]): p[value] for p in of["interval"] if p["guidance"] == scale}
             names = [f"{low:g}-{high:g}" for low, high in INTERVALS]
             axes[row, 2].plot(names, [heights[interval] for interval in INTERVALS], "o", label=f"guidance {scale:g}")
-        line = sorted((p["draws"], p[value]) for p in of["draws"])
-        axes[row, 3].plot(*zip(*line, strict=True), marker="o", color="black")
         axes[row, 0].set(xticks=EVALUATIONS, ylabel=title)
         if value == "kid":  # Heun's first points lie far outside
             axes[row, 0].set_ylim(0, 4 * median(p["kid"] for p in points))
@@ -189,7 +179,6 @@ def plot(points: list[dict[str, Any]], default: Setting, prompts: int, file: Pat
     axes[1, 0].set(xlabel="evaluations of the network for the prompt")
     axes[1, 1].set(xlabel="guidance scale")
     axes[1, 2].set(xlabel="guided part of the steps")
-    axes[1, 3].set(xlabel="draws, of which the network keeps one", xticks=DRAWS)
     said = f"{default.sampler}, {default.steps} steps, guidance {default.guidance:g}"
     figure.suptitle(f"{file.stem}: {prompts} prompts; what an axis does not vary is {said}")
     figure.savefig(file, dpi=80)

@@ -82,7 +82,6 @@ def generate(
     candidates: Annotated[int | None, typer.Option(help="Sounds made for each file; CLAP keeps one.")] = None,
     ranker: Annotated[str | None, typer.Option(help="CLAP that does it. [default: the model's own]")] = None,
     lora: Annotated[list[str] | None, typer.Option(help="Folder of a LoRA; may be repeated.")] = None,
-    draws: Annotated[int | None, typer.Option(help="Made for each file; the model keeps the fittest.")] = None,
 ) -> None:
     """Make sounds or pictures from prompts.
 
@@ -107,7 +106,6 @@ def generate(
         model=model, output=output, duration=duration, size=read_size(size) if size is not None else None, num=num,
         steps=steps, guidance=guidance, negative=negative, seed=seed, sampler=sampler, device=device, dtype=dtype,
         overwrite=overwrite, plot=plot, resume=resume, candidates=candidates, ranker=ranker, lora=tuple(lora or ()),
-        draws=draws,
     )  # fmt: skip
     run(request)
 

@@ -340,7 +340,6 @@ def test_models_without_a_prompt(diffusion: Path, tmp_path: Path) -> None:
         "caption_dropout=0.1",
         "default_guidance=3",
         "pooled_tokens=true",
-        "default_draws=2",
     ):
         message = refusal(diffusion, *pictures, said)
         assert f"{said.split('=')[0]} is a key for models with prompts, and conditioning is none" in message

@@ -42,7 +42,7 @@ def generate(request: Request) -> None:
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     pipe = load_pipeline(request)
     prompts = [prompt for prompt in request.prompts for _ in range(request.num)] if prompted else None
-    batch = max(1, medium.batch(pipe) // (request.each * draws_of(request, pipe)))
+    batch = max(1, medium.batch(pipe) // request.each)
     rank, processes = share()
     for first in range(rank * batch, len(files), processes * batch):  # whole batches: what one process would compute
         part = slice(first, first + batch)
@@ -131,7 +131,6 @@ def write_batch(
             guidance_scale=request.guidance,
             negative_prompt=request.negative,
             generator=generators,
-            draws=request.draws,
             **medium.arguments(),
             **unprompted,
         )
@@ -159,18 +158,12 @@ def recipe_of(request: Request, pipe: Any) -> dict[str, Any]:
         "steps": request.steps if request.steps is not None else pipe.config.default_steps,
         "guidance": request.guidance if request.guidance is not None else pipe.config.default_guidance,
         **({"guidance_interval": [*part]} if (part := pipe.config.default_guidance_interval) else {}),
-        **({"draws": draws} if (draws := draws_of(request, pipe)) > 1 else {}),
         "sampler": request.sampler or sampler_name(pipe.scheduler),
         "model": request.model,
         **({"lora": list(request.lora)} if request.lora else {}),
         **{name: value for name in ("candidates", "ranker") if (value := getattr(request, name))},
         "latentdiff": __version__,
     }
-
-
-def draws_of(request: Request, pipe: Any) -> int:
-    """How many z_0 each medium is chosen from."""
-    return int(pipe.config.default_draws if request.draws is None else request.draws)
 
 
 def sampler_name(scheduler: Any) -> str:

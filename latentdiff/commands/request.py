@@ -21,7 +21,7 @@ from latentdiff.names import (
 MAX_STEPS = 1000
 MAX_FILES = 10_000_000
 MAX_SEED = 2**63 - 1
-MAX_CANDIDATES = MAX_DRAWS = 64
+MAX_CANDIDATES = 64
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -53,8 +53,6 @@ class Request:
     """A CLAP that chooses; None: the model's own."""
     lora: tuple[str, ...] = ()
     """Folders of LoRAs, all added to the model."""
-    draws: int | None = None
-    """z_0 of each medium, of which the model keeps the one that fits its prompt best."""
 
     @property
     def each(self) -> int:
@@ -128,8 +126,6 @@ def check(request: Request) -> None:
         raise InputError(f"--candidates is {request.candidates}; it must be from 2 to {MAX_CANDIDATES}.")
     if request.ranker is not None and request.candidates is None:
         raise InputError("--ranker chooses among candidates; say by --candidates how many are made.")
-    if request.draws is not None and not 1 <= request.draws <= MAX_DRAWS:
-        raise InputError(f"--draws is {request.draws}; it must be from 1 to {MAX_DRAWS}.")
     for source in request.lora:
         require_lora(source)
     if request.seed is not None and not 0 <= request.seed <= MAX_SEED - files * request.each + 1:

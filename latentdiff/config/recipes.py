@@ -38,7 +38,7 @@ def _is_of_pictures(values: Any) -> bool:
 
 _WITHOUT_PROMPT = {"text_encoder": None, "caption_dropout": 0.0, "default_guidance": 1.0}
 """What the keys of a `DiffusionRecipe` mean where ``conditioning`` is ``none``."""
-_OF_PROMPTS = {"clap": None, "adapter": None, "pooled_tokens": False, "default_draws": None}
+_OF_PROMPTS = {"clap": None, "adapter": None, "pooled_tokens": False}
 """And how others of them stand there."""
 
 _OF_INIT: dict[str, Any] = {
@@ -178,8 +178,6 @@ class DiffusionRecipe(Recipe):
     """The part of the sampler's steps that is guided, as shares from 0 to 1; null: all of them, or as ``init`` says."""
     default_compose: bool | None = None
     """Whether the saved pipeline makes the sounds that a prompt joins one by one; null: no, or as ``init`` says."""
-    default_draws: int | None = Field(None, gt=0)
-    """Of how many draws the saved pipeline keeps the one that fits its prompt best; null: one, or as ``init`` says."""
 
     @field_validator("default_guidance_interval")
     @classmethod

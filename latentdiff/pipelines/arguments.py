@@ -26,8 +26,6 @@ class Sampling:
     guidance_interval: tuple[float, float] | None = None
     """The part of the steps that is guided, as shares from 0 to 1. In the others the network is run once
     (Kynkaanniemi et al. 2024)."""
-    draws: int | None = None
-    """Of so many z_0 for each medium, the one is kept that its prompt explains best (`diffusion.selection`)."""
     callback: Callback | None = None
 
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from latentdiff.diffusion.consistency import guidance_embedding
 from latentdiff.diffusion.process import check_same_process, prediction_of
-from latentdiff.diffusion.samplers import few_step_sampler, network_input, readable_output, start_of
-from latentdiff.diffusion.selection import prompt_gain
+from latentdiff.diffusion.samplers import network_input, readable_output, start_of
 from latentdiff.errors import InputError
 from latentdiff.interop.folder import recognise
 from latentdiff.interop.hub import fetch
@@ -192,7 +191,6 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             InputError: for a bad argument, before anything is computed.
         """
         each = how.each
-        draws = self._checked_draws(how.draws, latents)
         steps = self.config.default_steps if how.steps is None else how.steps
         guidance = self.config.default_guidance if how.guidance_scale is None else how.guidance_scale
         if steps < 1:
@@ -207,41 +205,12 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         negative = None
         if guidance > 1 and heard is None and self.hears_prompts:
             negatives = one_for_each(negative_prompt, len(prompts))
-            negative = self.encode_prompt(negatives, prompts).repeat(each * draws)
-        require_generators(generator, len(prompts) * each, self.made)
-        if isinstance(generator, list):  # each one draws again, so that its first draw is what one alone would be
-            generator = [of_one for of_one in generator for _ in range(draws)]
-        z = self.draw_latents((len(prompts) * each * draws, self.unet.config.in_channels, *size), generator, latents)
-        tau = self.encode_prompt(prompts).repeat(each * draws)
+            negative = self.encode_prompt(negatives, prompts).repeat(each)
+        z = self.draw_latents((len(prompts) * each, self.unet.config.in_channels, *size), generator, latents)
+        tau = self.encode_prompt(prompts).repeat(each)
         if heard is not None:
             tau = replace(tau, guidance=heard.to(z).expand(len(z), -1))
-        z = self.denoise(z, tau, negative, guidance, interval, steps, generator, how.callback)
-        if draws == 1:
-            return z
-        without = self.encode_prompt([""] * len(prompts)).repeat(each * draws) if negative is None else negative
-        both = concatenate(without, tau)
-        gain = prompt_gain(
-            self._process, lambda z_t, t: predict(self.unet, z_t.to(z.dtype), t, both)[:, : z.shape[1]], z
-        )
-        best = gain.reshape(-1, draws).argmax(1)
-        return z[torch.arange(len(best), device=z.device) * draws + best]
-
-    def _checked_draws(self, given: int | None, latents: Tensor | None) -> int:
-        """How many z_0 each medium is chosen from; one where the caller gives the noise.
-
-        Raises:
-            InputError: if so many cannot be made, or nothing can tell which is best.
-        """
-        draws = (1 if latents is not None else self.config.default_draws) if given is None else given
-        if draws < 1:
-            raise InputError(f"{draws} draws cannot be made; give at least 1.")
-        if draws > 1 and latents is not None:
-            raise InputError(f"latents are one draw, and {draws} draws were asked for; leave one of the two out.")
-        if draws > 1 and not self.hears_prompts:
-            raise InputError("the draw is kept that fits its prompt, and this model hears none; leave draws out.")
-        if draws > 1 and few_step_sampler(self._process):
-            raise InputError("a few-step student cannot tell which of its draws fits its prompt; leave draws out.")
-        return draws
+        return self.denoise(z, tau, negative, guidance, interval, steps, generator, how.callback)
 
     def _guidance_input(
         self,

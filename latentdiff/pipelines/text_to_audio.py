@@ -77,7 +77,6 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         guidance_range: lowest and highest scale that a distilled student has learnt to hear as an input.
         default_guidance_interval: the part of the steps that is guided when the caller names none; None is all.
         default_compose: whether the sounds of a prompt are made one by one when the caller does not say.
-        default_draws: of how many draws the best is kept when the caller does not say.
     """
 
     model_cpu_offload_seq = "text_encoder->clap->projection_model->language_model->adapter->unet->vae->vocoder"
@@ -114,7 +113,6 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         guidance_range: list[float] | None = None,
         default_guidance_interval: list[float] | None = None,
         default_compose: bool = False,
-        default_draws: int = 1,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -138,7 +136,6 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             guidance_range=guidance_range,
             default_guidance_interval=default_guidance_interval,
             default_compose=default_compose,
-            default_draws=default_draws,
         )
         self.keep_process(prediction)
         definition = getattr(vae.config, "mel", None)
@@ -167,7 +164,6 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         ranker: Ranker | None = None,
         guidance_interval: tuple[float, float] | None = None,
         compose: bool | None = None,
-        draws: int | None = None,
     ) -> AudioOutput | tuple[np.ndarray | Tensor, int]:
         """Waveforms of prompts.
 
@@ -186,8 +182,6 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             return_dict: an `AudioOutput`, or else a tuple of waveforms and rate.
             candidates: of so many for each waveform, the one that the ranker finds nearest to its prompt is kept.
             ranker: judges candidates; None is the model's own CLAP.
-            draws: of so many for each waveform (for each of its sounds, if composed), the one is kept that the network
-                finds to fit its prompt best; the time grows with them, and the callback sees all.
             compose: make the sounds that a prompt joins one by one and add them up (`pipelines.composition`); None is
                 the model's default, and means no where latents are given or asked for.
 
@@ -200,7 +194,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         require_output_type(output_type, ("np", "pt", "latent"))
         judge, each = self._judge(candidates, ranker, output_type), num_waveforms_per_prompt * candidates
         parts = self._parts(prompts, compose, latents, output_type)
-        how = Sampling(each, num_inference_steps, guidance_scale, guidance_interval, draws, callback_on_step_end)
+        how = Sampling(each, num_inference_steps, guidance_scale, guidance_interval, callback_on_step_end)
         if output_type == "latent":
             z = self.sample(prompts, self._latent_size(rows), how, negative_prompt, generator, latents)
             made = AudioOutput(audios=z, sampling_rate=self.mel.config.sampling_rate)

@@ -17,7 +17,6 @@ HARMLESS = {
     *("train.keep_checkpoints", "train.timeout", "train.overfit_check_steps", "train.trackers"),
     *("train.accept_changes", "data.num_workers", "output", "latents"),
     *("sampler", "default_steps", "default_guidance", "default_guidance_interval", "default_compose"),
-    "default_draws",
 }
 """Keys on which no weight depends: how long and how often, where, and what the saved pipeline does by default."""
 _LENGTH = {"linear", "cosine"}

@@ -118,7 +118,6 @@ class Finished:
             default_steps=own.default_steps if config.default_steps is None else config.default_steps,
             default_guidance=own.default_guidance if config.default_guidance is None else config.default_guidance,
             default_guidance_interval=config.default_guidance_interval or own.default_guidance_interval,
-            default_draws=config.default_draws or own.default_draws,
             prediction=own.prediction,
             **made,
         )

@@ -29,7 +29,7 @@ RATE = 16000
 class NoisePipe:
     """What `generate` needs of a pipeline: noise of each clip's own generator."""
 
-    config = SimpleNamespace(default_steps=20, default_guidance=3.0, default_guidance_interval=None, default_draws=1)
+    config = SimpleNamespace(default_steps=20, default_guidance=3.0, default_guidance_interval=None)
 
     def __init__(self) -> None:
         self.scheduler = make_scheduler("dpmsolver++", {"num_train_timesteps": 1000})
@@ -155,7 +155,6 @@ class ColourPipe:
         default_steps=20,
         default_guidance=3.0,
         default_guidance_interval=None,
-        default_draws=1,
         default_height=16,
         default_width=24,
     )

@@ -248,12 +248,11 @@ def add_by_peft(unet: Any, lora: Path) -> None:
 
 
 def test_the_result_is_a_whole_pipeline(configure: Callable[..., AnyRecipe], folder_of: Folder) -> None:
-    output = train(configure("audioldm", "sampler=unipc", "default_draws=3"))
+    output = train(configure("audioldm", "sampler=unipc"))
     pipe = TextToAudioPipeline.from_pretrained(output / "pipeline")
     own = TextToAudioPipeline.from_pretrained(folder_of("audioldm"))
     assert type(pipe.scheduler).__name__ == "UniPCMultistepScheduler"
     assert (pipe.config.default_steps, pipe.config.default_guidance) == (2, own.config.default_guidance)
-    assert (pipe.config.default_draws, own.config.default_draws) == (3, 1)
     assert pipe.config.default_seconds == 0.032
     plain = UNet2DConditionModel.from_pretrained(output / "pipeline" / "unet").state_dict()
     changed = [name for name, tensor in own.unet.state_dict().items() if not torch.equal(tensor, plain[name])]

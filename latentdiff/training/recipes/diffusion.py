@@ -219,7 +219,6 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
             "default_steps": self.config.default_steps,
             "default_guidance": self.config.default_guidance,
             "default_guidance_interval": self.config.default_guidance_interval,
-            "default_draws": self.config.default_draws or 1,
         }
         if isinstance(self.config.data, ImageData):
             height, width = self.config.data.size
