@@ -52,7 +52,8 @@ def _show_version(wanted: bool) -> None:
 @app.callback(epilog='Begin with: latentdiff generate "dog barking"')
 def top(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end."),
     ] = False,
 ) -> None:
     """Sounds and pictures from text, and models of your own from a folder of captioned ones."""

@@ -335,12 +335,7 @@ def test_models_without_a_prompt(diffusion: Path, tmp_path: Path) -> None:
     assert (config.text_encoder, config.caption_dropout, config.default_guidance) == (None, 0.0, 1.0)
     save_config(config, tmp_path / "again.yaml")
     assert load_config(tmp_path / "again.yaml") == config
-    for said in (
-        "text_encoder={width: 64}",
-        "caption_dropout=0.1",
-        "default_guidance=3",
-        "pooled_tokens=true",
-    ):
+    for said in ("text_encoder={width: 64}", "caption_dropout=0.1", "default_guidance=3", "pooled_tokens=true"):
         message = refusal(diffusion, *pictures, said)
         assert f"{said.split('=')[0]} is a key for models with prompts, and conditioning is none" in message
 

@@ -38,8 +38,6 @@ def _is_of_pictures(values: Any) -> bool:
 
 _WITHOUT_PROMPT = {"text_encoder": None, "caption_dropout": 0.0, "default_guidance": 1.0}
 """What the keys of a `DiffusionRecipe` mean where ``conditioning`` is ``none``."""
-_OF_PROMPTS = {"clap": None, "adapter": None, "pooled_tokens": False}
-"""And how others of them stand there."""
 
 _OF_INIT: dict[str, Any] = {
     **dict.fromkeys(("vae", "vocoder", "text_encoder", "clap", "language_model", "adapter", "unet", "schedule")),
@@ -176,6 +174,7 @@ class DiffusionRecipe(Recipe):
     default_guidance: float | None = Field(3.0, ge=0)
     default_guidance_interval: tuple[float, float] | None = None
     """The part of the sampler's steps that is guided, as shares from 0 to 1; null: all of them, or as ``init`` says."""
+
     default_compose: bool | None = None
     """Whether the saved pipeline makes the sounds that a prompt joins one by one; null: no, or as ``init`` says."""
 
@@ -249,7 +248,7 @@ class DiffusionRecipe(Recipe):
             return self
         if not isinstance(self.data, ImageData):
             raise ValueError("conditioning is none, which only pictures can have; leave it out")
-        for key, value in (_WITHOUT_PROMPT | _OF_PROMPTS).items():
+        for key, value in {**_WITHOUT_PROMPT, "clap": None, "adapter": None, "pooled_tokens": False}.items():
             if getattr(self, key) != value:
                 raise ValueError(f"{key} is a key for models with prompts, and conditioning is none; leave it out")
         return self

@@ -35,7 +35,7 @@ def checked_interval(given: tuple[float, float] | None, default: tuple[float, fl
     Raises:
         InputError: if it is none.
     """
-    low, high = given or default or (0.0, 1.0)
+    low, high = given if given is not None else (default or (0.0, 1.0))
     if not 0 <= low < high <= 1:
         raise InputError(f"a guidance_interval from {low:g} to {high:g} cannot be; both lie in 0 to 1, low first.")
     return low, high

@@ -152,11 +152,7 @@ class ColourPipe:
     """What `generate` needs of a pipeline of pictures: one colour from each picture's own generator."""
 
     config = SimpleNamespace(
-        default_steps=20,
-        default_guidance=3.0,
-        default_guidance_interval=None,
-        default_height=16,
-        default_width=24,
+        default_steps=20, default_guidance=3.0, default_guidance_interval=None, default_height=16, default_width=24
     )
 
     def __init__(self) -> None:
