@@ -158,6 +158,7 @@ def recipe_of(request: Request, pipe: Any) -> dict[str, Any]:
         "steps": request.steps if request.steps is not None else pipe.config.default_steps,
         "guidance": request.guidance if request.guidance is not None else pipe.config.default_guidance,
         **({"guidance_interval": [*part]} if (part := pipe.config.default_guidance_interval) else {}),
+        **({"guidance_rescale": share} if (share := pipe.config.default_guidance_rescale) else {}),
         "sampler": request.sampler or sampler_name(pipe.scheduler),
         "model": request.model,
         **({"lora": list(request.lora)} if request.lora else {}),

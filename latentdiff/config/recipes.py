@@ -178,6 +178,10 @@ class DiffusionRecipe(Recipe):
     default_compose: bool | None = None
     """Whether the saved pipeline makes the sounds that a prompt joins one by one; null: no, or as ``init`` says."""
 
+    default_guidance_rescale: float | None = Field(None, ge=0, le=1)
+    """How far the saved pipeline keeps guidance from making media louder or richer in contrast; null: not at all, or as
+    ``init`` says."""
+
     @field_validator("default_guidance_interval")
     @classmethod
     def _part(cls, interval: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from latentdiff.diffusion.continuous_objectives import Precondition
 from latentdiff.diffusion.coordinates import Coordinate, Denoise, check_prediction, column, ddim_step, diffuse
 from latentdiff.diffusion.coordinates import z_0_and_eps as ends_of
+from latentdiff.diffusion.guidance import guide
 from latentdiff.diffusion.process import EDMSchedule
 from latentdiff.diffusion.schedule import DiscreteSchedule, edm_sigmas
 from latentdiff.errors import InputError
@@ -256,12 +257,14 @@ def doubling_intervals(step: int, steps: int, first: int = 10, last: int = 1280)
     return int(min(first * 2 ** (step // part), last))
 
 
-def guided(with_prompt: Denoise, without_prompt: Denoise, guidance_scale: Tensor) -> Denoise:
+def guided(
+    with_prompt: Denoise, without_prompt: Denoise, guidance_scale: Tensor, guidance_rescale: float = 0.0
+) -> Denoise:
     """Classifier-free guidance of a teacher, a scale for each example (B,); 1 is none."""
 
     def denoise(z_t: Tensor, t: Tensor) -> Tensor:
-        prediction, base = with_prompt(z_t, t), without_prompt(z_t, t)
-        return base + column(guidance_scale, base).to(base.dtype) * (prediction - base)
+        base = without_prompt(z_t, t)
+        return guide(base, with_prompt(z_t, t), column(guidance_scale, base).to(base.dtype), guidance_rescale)
 
     return denoise
 

@@ -14,6 +14,15 @@ Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance by two runs of the network, as `Sampling` describes it, nothing left open."""
+
+    scale: float
+    interval: tuple[float, float]
+    rescale: float
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How z_0 is drawn, whatever the prompt and the size. None is the model's default."""
 
@@ -26,6 +35,8 @@ class Sampling:
     guidance_interval: tuple[float, float] | None = None
     """The part of the steps that is guided, as shares from 0 to 1. In the others the network is run once
     (Kynkaanniemi et al. 2024)."""
+    guidance_rescale: float | None = None
+    """How far guidance is kept from making the medium louder or richer in contrast (`diffusion.guidance`)."""
     callback: Callback | None = None
 
 
@@ -39,6 +50,18 @@ def checked_interval(given: tuple[float, float] | None, default: tuple[float, fl
     if not 0 <= low < high <= 1:
         raise InputError(f"a guidance_interval from {low:g} to {high:g} cannot be; both lie in 0 to 1, low first.")
     return low, high
+
+
+def checked_rescale(given: float | None, default: float) -> float:
+    """How far guidance is rescaled.
+
+    Raises:
+        InputError: if it is no share.
+    """
+    share = default if given is None else given
+    if not 0 <= share <= 1:
+        raise InputError(f"a guidance_rescale of {share:g} cannot be; it lies in 0 to 1.")
+    return share
 
 
 def require_output_type(wanted: str, known: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from latentdiff.diffusion.consistency import guidance_embedding
+from latentdiff.diffusion.guidance import guide
 from latentdiff.diffusion.process import check_same_process, prediction_of
 from latentdiff.diffusion.samplers import network_input, readable_output, start_of
 from latentdiff.errors import InputError
@@ -28,9 +29,11 @@ from latentdiff.models.vocabulary import Vocabulary
 from latentdiff.names import BUNDLED, PIPELINES, bundled_folder
 from latentdiff.pipelines.arguments import (
     Callback,
+    Guidance,
     Sampling,
     as_list,
     checked_interval,
+    checked_rescale,
     one_for_each,
     require_generators,
 )
@@ -200,8 +203,9 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         most = self.scheduler.config.get("original_inference_steps", steps)
         if steps > most:
             raise InputError(f"{steps} steps cannot be taken: this few-step student has learnt {most} at most.")
-        heard = self._guidance_input(guidance, negative_prompt, how.guidance_interval)
+        heard = self._guidance_input(guidance, negative_prompt, how)
         interval = checked_interval(how.guidance_interval, self.config.default_guidance_interval)
+        rescale = checked_rescale(how.guidance_rescale, self.config.default_guidance_rescale)
         negative = None
         if guidance > 1 and heard is None and self.hears_prompts:
             negatives = one_for_each(negative_prompt, len(prompts))
@@ -210,23 +214,24 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         tau = self.encode_prompt(prompts).repeat(each)
         if heard is not None:
             tau = replace(tau, guidance=heard.to(z).expand(len(z), -1))
-        return self.denoise(z, tau, negative, guidance, interval, steps, generator, how.callback)
+        return self.denoise(z, tau, negative, Guidance(guidance, interval, rescale), steps, generator, how.callback)
 
     def _guidance_input(
         self,
         guidance_scale: float,
         negative_prompt: str | list[str] | None,
-        guidance_interval: tuple[float, float] | None,
+        how: Sampling,
     ) -> Tensor | None:
         """The scale (1, W) as a distilled student hears it; None for a model that is run twice for it.
 
         Raises:
-            InputError: if the student has not learnt that scale, or a negative prompt or an interval is given to it.
+            InputError: if the student has not learnt that scale, or is given what only guidance by two runs can do.
         """
         width = self.unet.config.get("time_cond_proj_dim")
         if width is None:
             return None
-        for name, given in (("negative_prompt", negative_prompt), ("guidance_interval", guidance_interval)):
+        others = {"guidance_interval": how.guidance_interval, "guidance_rescale": how.guidance_rescale}
+        for name, given in {"negative_prompt": negative_prompt, **others}.items():
             if given is not None:
                 raise InputError(f"this few-step student has its guidance built in, and hears no {name}; leave it out.")
         scale = max(guidance_scale, 1.0)
@@ -241,16 +246,14 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         z: Tensor,
         tau: Conditioning,
         negative: Conditioning | None,
-        guidance_scale: float,
-        guidance_interval: tuple[float, float],
+        guidance: Guidance,
         steps: int,
         generator: Any,
         callback: Callback | None,
     ) -> Tensor:
         """z_T (B, C, h, w), unit variance, to z_0 by the scheduler's steps.
 
-        With ``negative`` the prediction is eps_neg + s (eps - eps_neg) (Ho & Salimans 2022, equation 6) in the part of
-        the steps that ``guidance_interval`` names, and eps in the others.
+        With ``negative`` the prediction is guided in the part of the steps that ``guidance`` names.
         """
         self._interrupt = False
         self._check_scheduler()
@@ -261,16 +264,16 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         z = start_of(self.scheduler, z)
         both = tau if negative is None else concatenate(negative, tau)
         extra, times = self._scheduler_arguments(generator), self.scheduler.timesteps
-        first, behind = (share * len(times) for share in guidance_interval)
+        first, behind = (share * len(times) for share in guidance.interval)
         for number, t in enumerate(self.progress_bar(times)):
             if self._interrupt:
                 break
-            guided = negative is not None and first <= number < behind
-            seen = torch.cat([z, z]) if guided else z
-            prediction = predict(self.unet, network_input(self.scheduler, seen, t), t, both if guided else tau)
-            if guided:
+            twice = negative is not None and first <= number < behind
+            seen = torch.cat([z, z]) if twice else z
+            prediction = predict(self.unet, network_input(self.scheduler, seen, t), t, both if twice else tau)
+            if twice:
                 without, with_prompt = prediction.chunk(2)
-                prediction = without + guidance_scale * (with_prompt - without)
+                prediction = guide(without, with_prompt, guidance.scale, guidance.rescale)
             z = self.scheduler.step(readable_output(self.scheduler, prediction, z), t, z, **extra).prev_sample
             if callback is not None:
                 z = callback(self, number, t, {"latents": z}).get("latents", z)

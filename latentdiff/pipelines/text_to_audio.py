@@ -76,6 +76,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         prediction: what the network predicts; None believes the scheduler.
         guidance_range: lowest and highest scale that a distilled student has learnt to hear as an input.
         default_guidance_interval: the part of the steps that is guided when the caller names none; None is all.
+        default_guidance_rescale: how far guidance is rescaled when the caller does not say.
         default_compose: whether the sounds of a prompt are made one by one when the caller does not say.
     """
 
@@ -112,6 +113,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         prediction: str | None = None,
         guidance_range: list[float] | None = None,
         default_guidance_interval: list[float] | None = None,
+        default_guidance_rescale: float = 0.0,
         default_compose: bool = False,
     ) -> None:
         super().__init__()
@@ -135,6 +137,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             default_seconds=default_seconds,
             guidance_range=guidance_range,
             default_guidance_interval=default_guidance_interval,
+            default_guidance_rescale=default_guidance_rescale,
             default_compose=default_compose,
         )
         self.keep_process(prediction)
@@ -163,6 +166,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         candidates: int = 1,
         ranker: Ranker | None = None,
         guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float | None = None,
         compose: bool | None = None,
     ) -> AudioOutput | tuple[np.ndarray | Tensor, int]:
         """Waveforms of prompts.
@@ -173,6 +177,7 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
             num_inference_steps: sampling steps.
             guidance_scale: classifier-free guidance; 1 or less turns it off.
             guidance_interval: the part of the steps that is guided, in shares; (0.2, 0.8) spares both outer fifths.
+            guidance_rescale: from 0 to 1, how far guidance is kept from making it louder (Lin et al. 2024).
             negative_prompt: what to steer away from; by default the empty caption.
             num_waveforms_per_prompt: waveforms of each prompt, one after the other in the output.
             generator: one for all, or a list of one for each waveform (each candidate), which is then independent.
@@ -194,7 +199,10 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         require_output_type(output_type, ("np", "pt", "latent"))
         judge, each = self._judge(candidates, ranker, output_type), num_waveforms_per_prompt * candidates
         parts = self._parts(prompts, compose, latents, output_type)
-        how = Sampling(each, num_inference_steps, guidance_scale, guidance_interval, callback_on_step_end)
+        how = Sampling(
+            each, num_inference_steps, guidance_scale,
+            guidance_interval, guidance_rescale, callback_on_step_end,
+        )  # fmt: skip
         if output_type == "latent":
             z = self.sample(prompts, self._latent_size(rows), how, negative_prompt, generator, latents)
             made = AudioOutput(audios=z, sampling_rate=self.mel.config.sampling_rate)

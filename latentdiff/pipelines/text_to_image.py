@@ -46,6 +46,7 @@ class TextToImagePipeline(LatentDiffusionPipeline):
         prediction: what the network predicts; None believes the scheduler.
         guidance_range: lowest and highest scale that a distilled student has learnt to hear as an input.
         default_guidance_interval: the part of the steps that is guided when the caller names none; None is all.
+        default_guidance_rescale: how far guidance is rescaled when the caller does not say.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
@@ -66,6 +67,7 @@ class TextToImagePipeline(LatentDiffusionPipeline):
         prediction: str | None = None,
         guidance_range: list[float] | None = None,
         default_guidance_interval: list[float] | None = None,
+        default_guidance_rescale: float = 0.0,
     ) -> None:
         super().__init__()
         self.register_modules(vae=vae, unet=unet, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
@@ -76,6 +78,7 @@ class TextToImagePipeline(LatentDiffusionPipeline):
             default_width=default_width,
             guidance_range=guidance_range,
             default_guidance_interval=default_guidance_interval,
+            default_guidance_rescale=default_guidance_rescale,
         )
         self.keep_process(prediction)
         if vae is not None and getattr(vae.config, "mel", None):
@@ -97,6 +100,7 @@ class TextToImagePipeline(LatentDiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float | None = None,
     ) -> ImageOutput | tuple[list[Image.Image] | np.ndarray | Tensor]:
         """Pictures of prompts.
 
@@ -107,6 +111,7 @@ class TextToImagePipeline(LatentDiffusionPipeline):
             num_inference_steps: sampling steps.
             guidance_scale: classifier-free guidance; 1 or less turns it off.
             guidance_interval: the part of the steps that is guided, in shares; (0.2, 0.8) spares both outer fifths.
+            guidance_rescale: from 0 to 1, how far guidance is kept from making contrasts stronger (Lin et al. 2024).
             negative_prompt: what to steer away from; by default the empty caption.
             num_images_per_prompt: pictures of each prompt, one after the other in the output.
             generator: one for all, or a list of one for each picture, which then does not depend on the others.
@@ -122,7 +127,12 @@ class TextToImagePipeline(LatentDiffusionPipeline):
         prompts = self.prompts_of(prompt, negative_prompt, guidance_scale)
         require_output_type(output_type, ("pil", "np", "pt", "latent"))
         how = Sampling(
-            num_images_per_prompt, num_inference_steps, guidance_scale, guidance_interval, callback_on_step_end
+            num_images_per_prompt,
+            num_inference_steps,
+            guidance_scale,
+            guidance_interval,
+            guidance_rescale,
+            callback_on_step_end,
         )
         z = self.sample(prompts, self._latent_size(height, width), how, negative_prompt, generator, latents)
         images = z if output_type == "latent" else self._present(from_x(self.decode(z)).cpu(), output_type)

@@ -16,7 +16,8 @@ HARMLESS = {
     *("train.max_steps", "train.log_every", "train.validate_every", "train.checkpoint_every"),
     *("train.keep_checkpoints", "train.timeout", "train.overfit_check_steps", "train.trackers"),
     *("train.accept_changes", "data.num_workers", "output", "latents"),
-    *("sampler", "default_steps", "default_guidance", "default_guidance_interval", "default_compose"),
+    *("sampler", "default_steps", "default_guidance", "default_guidance_interval"),
+    *("default_guidance_rescale", "default_compose"),
 }
 """Keys on which no weight depends: how long and how often, where, and what the saved pipeline does by default."""
 _LENGTH = {"linear", "cosine"}

@@ -118,6 +118,11 @@ class Finished:
             default_steps=own.default_steps if config.default_steps is None else config.default_steps,
             default_guidance=own.default_guidance if config.default_guidance is None else config.default_guidance,
             default_guidance_interval=config.default_guidance_interval or own.default_guidance_interval,
+            default_guidance_rescale=(
+                own.default_guidance_rescale
+                if config.default_guidance_rescale is None
+                else config.default_guidance_rescale
+            ),
             prediction=own.prediction,
             **made,
         )

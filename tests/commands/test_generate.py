@@ -29,7 +29,9 @@ RATE = 16000
 class NoisePipe:
     """What `generate` needs of a pipeline: noise of each clip's own generator."""
 
-    config = SimpleNamespace(default_steps=20, default_guidance=3.0, default_guidance_interval=None)
+    config = SimpleNamespace(
+        default_steps=20, default_guidance=3.0, default_guidance_interval=None, default_guidance_rescale=0.0
+    )
 
     def __init__(self) -> None:
         self.scheduler = make_scheduler("dpmsolver++", {"num_train_timesteps": 1000})
@@ -152,7 +154,12 @@ class ColourPipe:
     """What `generate` needs of a pipeline of pictures: one colour from each picture's own generator."""
 
     config = SimpleNamespace(
-        default_steps=20, default_guidance=3.0, default_guidance_interval=None, default_height=16, default_width=24
+        default_steps=20,
+        default_guidance=3.0,
+        default_guidance_interval=None,
+        default_guidance_rescale=0.0,
+        default_height=16,
+        default_width=24,
     )
 
     def __init__(self) -> None:

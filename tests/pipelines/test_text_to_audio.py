@@ -99,6 +99,19 @@ def test_guidance_keeps_to_its_interval(pipe: TextToAudioPipeline) -> None:
     assert torch.equal(everywhere, seen["whole"][-1])
 
 
+def test_rescaled_guidance_is_the_default_where_a_model_says_so(pipe: TextToAudioPipeline, tmp_path: Path) -> None:
+    options = {"guidance_scale": 4.0, "num_inference_steps": 4}
+    plain = latents(pipe, "dog", 0, **options)
+    rescaled = latents(pipe, "dog", 0, **options, guidance_rescale=0.7)
+    assert rescaled.std() < plain.std()
+    pipe.register_to_config(default_guidance_rescale=0.7)
+    pipe.save_pretrained(tmp_path / "model")
+    again = TextToAudioPipeline.from_pretrained(tmp_path / "model")
+    again.set_progress_bar_config(disable=True)
+    assert torch.equal(latents(again, "dog", 0, **options), rescaled)
+    assert torch.equal(latents(again, "dog", 0, **options, guidance_rescale=0.0), plain)
+
+
 def test_a_models_own_interval_is_the_default(pipe: TextToAudioPipeline, tmp_path: Path) -> None:
     wanted = latents(pipe, "dog", 0, guidance_scale=4.0, guidance_interval=(0.25, 0.5), num_inference_steps=4)
     pipe.register_to_config(default_guidance_interval=[0.25, 0.5])
@@ -175,6 +188,7 @@ def test_bad_arguments_are_one_sentence(pipe: TextToAudioPipeline) -> None:
         ({"prompt": "dog", "output_type": "mp3"}, "output_type"),
         ({"prompt": "dog", "guidance_interval": (0.5, 0.5)}, "guidance_interval"),
         ({"prompt": "dog", "guidance_interval": (-0.1, 2)}, "guidance_interval"),
+        ({"prompt": "dog", "guidance_rescale": 1.5}, "guidance_rescale"),
         ({"prompt": ["dog", "rain"], "negative_prompt": ["a", "b", "c"]}, "negative"),
         ({"prompt": ["dog", "rain"], "generator": seeded(0)}, "generators"),
     ):

@@ -156,7 +156,8 @@ class ConsistencyTraining(Recipe[ConsistencyRecipe]):
             return self.objective.training_loss(student, held_against, z_0, t, s, eps)
         teacher = self._denoise(self.teacher.unet, tau)
         if scale is not None:
-            teacher = guided(teacher, self._denoise(self.teacher.unet, self.nothing.repeat(len(captions))), scale)
+            without = self._denoise(self.teacher.unet, self.nothing.repeat(len(captions)))
+            teacher = guided(teacher, without, scale, self.teacher.config.default_guidance_rescale)
         return self.objective.distillation_loss(student, held_against, teacher, z_0, t, s, eps)
 
     def _denoise(self, network: Any, tau: Conditioning) -> Denoise:

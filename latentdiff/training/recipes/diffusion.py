@@ -219,6 +219,7 @@ class DiffusionTraining(Recipe[DiffusionRecipe]):
             "default_steps": self.config.default_steps,
             "default_guidance": self.config.default_guidance,
             "default_guidance_interval": self.config.default_guidance_interval,
+            "default_guidance_rescale": self.config.default_guidance_rescale or 0.0,
         }
         if isinstance(self.config.data, ImageData):
             height, width = self.config.data.size
