@@ -1,4 +1,4 @@
-"""Quality against steps, guidance and guidance interval: the curves that a bundled model's defaults come from.
+"""Quality against steps and guidance, its interval and rescaling: the curves of a bundled model's defaults.
 
     python benchmarks/starter_curves.py starter-audio --data data/soundbank-test
     python benchmarks/starter_curves.py starter-image --data data/emoji
@@ -39,6 +39,8 @@ EVALUATIONS = (5, 10, 20)
 SEED = 5000  # of the first medium
 SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 INTERVALS = ((0.0, 1.0), (0.0, 0.5), (0.0, 0.8), (0.2, 1.0), (0.2, 0.8))
+CURVES = ("steps", "guidance", "interval", "rescale")
+RESCALES = (0.0, 0.3, 0.5, 0.7, 1.0)
 
 
 class Setting(NamedTuple):
@@ -48,6 +50,7 @@ class Setting(NamedTuple):
     steps: int
     guidance: float
     interval: tuple[float, float]
+    rescale: float
 
     @property
     def evaluations(self) -> int:
@@ -124,6 +127,8 @@ def settings(default: Setting) -> Iterator[tuple[str, Setting]]:
     for scale in sorted({default.guidance, 4.0}):
         for interval in INTERVALS:
             yield "interval", default._replace(guidance=scale, interval=interval)
+        for rescale in RESCALES:
+            yield "rescale", default._replace(guidance=scale, rescale=rescale)
 
 
 def measure(media: Sounds | Pictures, default: Setting, file: Path) -> list[dict[str, Any]]:
@@ -139,6 +144,7 @@ def measure(media: Sounds | Pictures, default: Setting, file: Path) -> list[dict
                 "num_inference_steps": setting.steps,
                 "guidance_scale": setting.guidance,
                 "guidance_interval": setting.interval,
+                "guidance_rescale": setting.rescale,
             }
             made = media.features(options)
             known[key] = {
@@ -158,10 +164,10 @@ def measure(media: Sounds | Pictures, default: Setting, file: Path) -> list[dict
 
 
 def plot(points: list[dict[str, Any]], default: Setting, prompts: int, file: Path) -> None:
-    """Two rows, what the judge knows and the kernel distance; three columns, one a curve."""
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7), sharey="row", layout="constrained")
+    """Two rows, what the judge knows and the kernel distance; a column for each curve."""
+    figure, axes = plt.subplots(2, 4, figsize=(17, 7), sharey="row", layout="constrained")
     for row, (value, title) in enumerate((("right", "share that the judge knows"), ("kid", "KID to real media"))):
-        of = {curve: [p for p in points if curve in p["curves"]] for curve in ("steps", "guidance", "interval")}
+        of = {curve: [p for p in points if curve in p["curves"]] for curve in CURVES}
         for sampler in SAMPLERS:
             line = sorted((p["evaluations"], p[value]) for p in of["steps"] if p["sampler"] == sampler)
             axes[row, 0].plot(*zip(*line, strict=True), marker="o", label=sampler)
@@ -171,15 +177,19 @@ def plot(points: list[dict[str, Any]], default: Setting, prompts: int, file: Pat
             heights = {tuple(p["interval"]): p[value] for p in of["interval"] if p["guidance"] == scale}
             names = [f"{low:g}-{high:g}" for low, high in INTERVALS]
             axes[row, 2].plot(names, [heights[interval] for interval in INTERVALS], "o", label=f"guidance {scale:g}")
+        for scale in sorted({p["guidance"] for p in of["rescale"]}):
+            line = sorted((p["rescale"], p[value]) for p in of["rescale"] if p["guidance"] == scale)
+            axes[row, 3].plot(*zip(*line, strict=True), marker="o", label=f"guidance {scale:g}")
         axes[row, 0].set(xticks=EVALUATIONS, ylabel=title)
         if value == "kid":  # Heun's first points lie far outside
             axes[row, 0].set_ylim(0, 4 * median(p["kid"] for p in points))
-        for axis in (axes[row, 0], axes[row, 2]):
+        for axis in (axes[row, 0], *axes[row, 2:]):
             axis.legend(fontsize=8)
     axes[1, 0].set(xlabel="evaluations of the network for the prompt")
     axes[1, 1].set(xlabel="guidance scale")
     axes[1, 2].set(xlabel="guided part of the steps")
-    said = f"{default.sampler}, {default.steps} steps, guidance {default.guidance:g}"
+    axes[1, 3].set(xlabel="guidance rescaled")
+    said = f"{default.sampler}, {default.steps} steps, guidance {default.guidance:g} rescaled by {default.rescale:g}"
     figure.suptitle(f"{file.stem}: {prompts} prompts; what an axis does not vary is {said}")
     figure.savefig(file, dpi=80)
 
@@ -201,6 +211,7 @@ def main() -> None:
         own.default_steps,
         own.default_guidance,
         tuple(own.default_guidance_interval or (0.0, 1.0)),
+        own.default_guidance_rescale,
     )
     options.output.mkdir(parents=True, exist_ok=True)
     file = options.output / f"{options.model}.json"
