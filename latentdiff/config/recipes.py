@@ -360,6 +360,15 @@ class JudgeRecipe(EitherMedium):
     stage: Literal["judge"]
     width: int = Field(48, gt=0)
     """Channels of the first stage."""
+    joined: float = Field(0.0, ge=0, le=1)
+    """Share of the training sounds that are joined with another, added or one after the other, so that the judge learns
+    to hear two names in one sound."""
+
+    @model_validator(mode="after")
+    def _joined_sounds_only(self) -> Self:
+        if self.joined and isinstance(self.data, ImageData):
+            raise ValueError("joined is a key for sounds, and data.kind is image; leave it out")
+        return self
 
 
 AnyRecipe = Annotated[

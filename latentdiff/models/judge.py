@@ -11,14 +11,23 @@ from latentdiff.config import Framing
 from latentdiff.media import image
 from latentdiff.media.mel import LogMel, resolve_mel
 
+FEATURES = 64
+"""Few, because a Frechet distance needs more media than features."""
 
-def _stages(channels: int, widths: list[int]) -> nn.Sequential:
-    """Convolutions of these widths, each of which halves both axes."""
+
+def _stages(channels: int, width: int) -> nn.Sequential:
+    """x as 2x2 patches, since convolutions at the full size are what a CPU pays for, and three convolutions of growing
+    width, each of which halves both axes."""
     layers: list[nn.Module] = []
-    for out in widths:
+    channels *= 4
+    for out in (width, 2 * width, 4 * width):
         layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(), nn.MaxPool2d(2)]
         channels = out
-    return nn.Sequential(*layers)
+    return nn.Sequential(nn.PixelUnshuffle(2), nn.Sequential(*layers))
+
+
+def _embedding(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(channels, FEATURES), nn.BatchNorm1d(FEATURES))
 
 
 class AudioJudge(ModelMixin, ConfigMixin):
@@ -39,21 +48,21 @@ class AudioJudge(ModelMixin, ConfigMixin):
     def __init__(self, labels: list[str], width: int, mel: dict[str, Any]) -> None:
         super().__init__()
         self.front_end = LogMel(resolve_mel(mel))
-        widths = [width * min(2**stage, 4) for stage in range(4)]
-        self.stages = _stages(self.front_end.config.channels, widths)
-        bands = self.front_end.config.n_mels // 2**4
-        self.head = nn.Linear(2 * widths[-1] * bands, len(labels))
+        self.stages = _stages(self.front_end.config.channels, width)
+        self.embedding = _embedding(2 * 4 * width * (self.front_end.config.n_mels // 2**4))
+        self.head = nn.Linear(FEATURES, len(labels))
 
     def log_mel(self, wave: Tensor) -> Tensor:
         """Log-mel (B, T, F) of a waveform (B, S)."""
         return self.front_end(self.front_end.prepare(wave))
 
     def features(self, log_mel: Tensor) -> Tensor:
-        """Features (B, D) of a log-mel (B, T, F): mean and maximum over time of each channel and band."""
+        """Features (B, 64) of a log-mel (B, T, F): of mean and maximum over time of each channel and band."""
         x = self.front_end.to_x(log_mel)
-        h = self.stages(x.mT if self.front_end.config.frequency_first else x)
-        h = h.transpose(2, 3).flatten(1, 2)  # (B, channels * bands, T)
-        return torch.cat([h.mean(2), h.amax(2)], dim=1)
+        x = x.mT if self.front_end.config.frequency_first else x
+        x = nn.functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2), mode="replicate")
+        h = self.stages(x).transpose(2, 3).flatten(1, 2)  # (B, channels * bands, T)
+        return self.embedding(torch.cat([h.mean(2), h.amax(2)], dim=1))
 
     def forward(self, wave: Tensor) -> Tensor:
         """Logits (B, labels) of a waveform (B, S)."""
@@ -78,12 +87,11 @@ class PictureJudge(ModelMixin, ConfigMixin):
     def __init__(self, labels: dict[str, list[str]], width: int, image: dict[str, Any]) -> None:
         super().__init__()
         framing = Framing.model_validate(image)
-        # Pixels as 2x2 patches: convolutions at the full size are what a CPU pays for.
-        self.stages = nn.Sequential(nn.PixelUnshuffle(2), _stages(4 * framing.channels, [width, 2 * width, 4 * width]))
+        self.stages = _stages(framing.channels, width)
         height, across = (side // 2**4 for side in framing.size)
-        self.embedding = nn.Sequential(nn.Linear(4 * width * height * across, 64), nn.BatchNorm1d(64))
+        self.embedding = _embedding(4 * width * height * across)
         # In the order of the alphabet, since a saved configuration does not keep that of its keys.
-        self.heads = nn.ModuleList(nn.Linear(64, len(labels[attribute])) for attribute in sorted(labels))
+        self.heads = nn.ModuleList(nn.Linear(FEATURES, len(labels[attribute])) for attribute in sorted(labels))
 
     def features(self, pixels: Tensor) -> Tensor:
         """Features (B, 64) of pictures (B, C, H, W), 0 to 255."""

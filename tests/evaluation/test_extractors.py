@@ -26,7 +26,7 @@ def test_the_bundled_judge_is_the_default_and_hears_as_ever() -> None:
     features, logits = look(judge, WAVES)
     names = [judge.classes["sources"][i] for i in logits["sources"].argmax(1).tolist()]
     assert names[:2] == name_sounds(load_bundled_judge(), np.stack(WAVES[:2]))
-    assert features.shape == (3, 640) and len(judge.identity) == 64 and judge.sampling_rate == 16000
+    assert features.shape == (3, 64) and len(judge.identity) == 64 and judge.sampling_rate == 16000
 
 
 def test_clap_gives_unit_vectors_of_sounds_and_words(tiny_clap: Path) -> None:

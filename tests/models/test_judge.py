@@ -7,7 +7,7 @@ import torch
 
 from latentdiff.config import Framing
 from latentdiff.media.mel import PRESETS
-from latentdiff.models.judge import AudioJudge, PictureJudge
+from latentdiff.models.judge import FEATURES, AudioJudge, PictureJudge
 
 LABELS = ["dog", "rain", "piano"]
 
@@ -31,7 +31,7 @@ def test_any_length_and_parts_of_the_forward_pass() -> None:
     for samples in (4096, 16000, 40001):
         wave = torch.randn(2, samples, generator=torch.Generator().manual_seed(0)) * 0.1
         features = model.features(model.log_mel(wave))
-        assert features.shape == (2, 2 * 16 * 4)
+        assert features.shape == (2, FEATURES)
         assert torch.equal(model.head(features), model(wave))
 
 
