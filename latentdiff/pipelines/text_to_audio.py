@@ -42,7 +42,7 @@ class AudioOutput(BaseOutput):
     """Waveforms and their rate."""
 
     audios: np.ndarray | Tensor
-    """float32 (B, samples); latents (B, C, h, w) for ``output_type="latent"``."""
+    """float32 (B, samples) in [-1, 1]; latents (B, C, h, w) for ``output_type="latent"``."""
     sampling_rate: int
     """Hz; no diffusers output carries it, and people save at the wrong rate."""
     scores: np.ndarray | None = None
@@ -315,10 +315,11 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         return self.mel.from_x(decode(self.vae, z / self.vae.config.scaling_factor))
 
     def _voice(self, log_mel: Tensor) -> Tensor:
+        """Waveforms (B, samples). One beyond full scale is turned down as a whole, since a file would clip it."""
         wave = voice(self.vocoder, log_mel, self.mel.to(log_mel.device), imposed_iterations(self.vocoder))
         if not torch.isfinite(wave).all():
             raise GenerationError("the waveform is not finite; try --dtype float32.")
-        return wave
+        return wave / wave.abs().amax(-1, keepdim=True).clamp(min=1.0)
 
     def _length(self, seconds: float | None) -> tuple[int, int]:
         """Whole latents in time that cover the duration, and the samples that are cropped of them.

@@ -196,6 +196,20 @@ def test_bad_arguments_are_one_sentence(pipe: TextToAudioPipeline) -> None:
             pipe(**arguments)
 
 
+@torch.no_grad()
+def test_what_is_too_loud_is_turned_down_and_the_rest_left_alone() -> None:
+    starter = TextToAudioPipeline.from_pretrained("starter-audio")
+    quiet = starter.mel(0.1 * torch.randn(1, 16384, generator=torch.Generator().manual_seed(0)))[:, :64]
+    loud = quiet + 4.0  # 35 dB up
+    alone = starter._voice(quiet)
+    assert alone.abs().max() < 0.99
+    together = starter._voice(torch.cat([quiet, loud]))
+    assert torch.allclose(together[:1], alone, atol=1e-4)
+    assert together[1].abs().max() == 1.0
+    lower = starter.mel(together[1:])[:, :64] - loud  # the same sound, all of it lower by as much
+    assert lower.mean() < -1.0 and lower[:, 4:-4].std() < 0.2
+
+
 def test_what_is_not_finite_is_never_returned(pipe: TextToAudioPipeline) -> None:
     with torch.no_grad():
         pipe.unet.conv_out.bias.fill_(float("nan"))
