@@ -199,10 +199,8 @@ class TextToAudioPipeline(LatentDiffusionPipeline):
         require_output_type(output_type, ("np", "pt", "latent"))
         judge, each = self._judge(candidates, ranker, output_type), num_waveforms_per_prompt * candidates
         parts = self._parts(prompts, compose, latents, output_type)
-        how = Sampling(
-            each, num_inference_steps, guidance_scale,
-            guidance_interval, guidance_rescale, callback_on_step_end,
-        )  # fmt: skip
+        guidance = guidance_scale, guidance_interval, guidance_rescale
+        how = Sampling(each, num_inference_steps, *guidance, callback_on_step_end)
         if output_type == "latent":
             z = self.sample(prompts, self._latent_size(rows), how, negative_prompt, generator, latents)
             made = AudioOutput(audios=z, sampling_rate=self.mel.config.sampling_rate)

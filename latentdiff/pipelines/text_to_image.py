@@ -126,14 +126,8 @@ class TextToImagePipeline(LatentDiffusionPipeline):
         """
         prompts = self.prompts_of(prompt, negative_prompt, guidance_scale)
         require_output_type(output_type, ("pil", "np", "pt", "latent"))
-        how = Sampling(
-            num_images_per_prompt,
-            num_inference_steps,
-            guidance_scale,
-            guidance_interval,
-            guidance_rescale,
-            callback_on_step_end,
-        )
+        guidance = guidance_scale, guidance_interval, guidance_rescale
+        how = Sampling(num_images_per_prompt, num_inference_steps, *guidance, callback_on_step_end)
         z = self.sample(prompts, self._latent_size(height, width), how, negative_prompt, generator, latents)
         images = z if output_type == "latent" else self._present(from_x(self.decode(z)).cpu(), output_type)
         self.maybe_free_model_hooks()

@@ -79,7 +79,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "more than there are": (lambda made, real: ["--count", "99"], "--count is 99"),
     "a common file": (lambda made, real: ["--reference", str(real)], "are in"),
     "CLAP score by a judge": (lambda made, real: ["--metrics", "clap"], "takes an extractor that embeds captions"),
-    "too few for a covariance": (lambda made, real: ["--metrics", "frechet"], "at least 641"),
+    "too few for a covariance": (lambda made, real: ["--metrics", "frechet"], "at least 65"),
     "round trip of files": (lambda made, real: ["--metrics", "round_trip"], "takes a model"),
 }
 

@@ -59,7 +59,7 @@ def test_every_figure_carries_what_made_it(evaluated: tuple[list[str], Path]) ->
     terms = sum(found[f"nll {term}"]["value"] for term in ("L_T", "L_t-1", "L_0"))
     assert total["value"] == pytest.approx(terms) and total["interval"][0] < total["value"]
     (left_out,) = [one for one in report["left_out"] if one["metric"] == "frechet"]
-    assert "at least 641" in left_out["reason"]
+    assert "at least 65" in left_out["reason"]
 
 
 def test_a_stopped_run_goes_on_with_what_it_has(evaluated: tuple[list[str], Path], tmp_path: Path) -> None:

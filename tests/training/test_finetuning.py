@@ -197,7 +197,7 @@ def test_it_begins_where_the_starter_is(tones: Path, tmp_path: Path) -> None:
         torch.nn.init.normal_(pipe.unet.conv_out.weight, std=0.02)
         new = pipe.unet(z_t, t, **pipe.encode_prompt(captions).unet_arguments()).sample
     assert found == pytest.approx(float((made - v).square().mean()), rel=1e-3)
-    assert found < 0.8 * float((new - v).square().mean())
+    assert found < 0.9 * float((new - v).square().mean())
 
 
 @pytest.mark.parametrize("name", [*OURS, *FAMILIES])
