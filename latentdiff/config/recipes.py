@@ -91,8 +91,23 @@ class VAERecipe(EitherMedium):
     weights: VAEWeights = VAEWeights()
     adversarial_start: int = Field(0, ge=0)
     """First step at which the discriminator's verdict reaches the autoencoder."""
+    discriminator_width: int = Field(64, gt=0)
+    """Channels of the PatchGAN's first layer; 64 is pix2pix's."""
     statistics_items: int = Field(512, gt=1)
     """Training items from which PCA is solved and the latent scale measured."""
+    init: str | None = None
+    """Folder or hub id of a finished VAE to go on from, which brings its sizes; null: a new one by ``autoencoder``."""
+    train_encoder: bool = True
+    """With ``init``: False lets the decoder alone learn, so that latents and all denoisers of them stay as good as they
+    were (as Stable Diffusion's vae-ft-mse has it)."""
+
+    @model_validator(mode="after")
+    def _what_init_brings(self) -> Self:
+        if self.init is None and not self.train_encoder:
+            raise ValueError("train_encoder is a key for going on from a finished VAE; name it by init")
+        if self.init is not None and self.autoencoder != PatchAutoencoderConfig():
+            raise ValueError(f"autoencoder comes from init, {self.init}; leave it out")
+        return self
 
 
 class VocoderRecipe(Recipe, MelSection):

@@ -174,6 +174,13 @@ def decode(vae: Autoencoder, z: Tensor) -> Tensor:
     return cast(DecoderOutput, vae.decode(z)).sample
 
 
+def encoder_modules(vae: Autoencoder) -> list[nn.Module]:
+    """What x -> z is made of; the rest decodes."""
+    if isinstance(vae, AutoencoderKL):
+        return [part for part in (vae.encoder, vae.quant_conv) if part is not None]
+    return [vae.analysis, vae.encoder]
+
+
 def compression(vae: Autoencoder) -> int:
     """How many elements of x, along an axis, become one of z."""
     if isinstance(vae, AutoencoderKL):

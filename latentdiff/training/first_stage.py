@@ -156,16 +156,11 @@ class PictureStage(FirstStage):
     """
 
     def __init__(self, vae: Autoencoder | None, source: str | None, framing: Framing, device: torch.device) -> None:
+        pictures = Pictures(framing)
         if vae is not None:
-            if getattr(vae.config, "mel", None):
-                raise InputError(f"the VAE {source} is one of sounds, and data.kind is image; name one of pictures.")
-            if vae.config.in_channels != framing.channels:
-                raise InputError(
-                    f"the VAE {source} is of pictures with {vae.config.in_channels} channels, and data.channels is "
-                    f"{framing.channels}; make them equal."
-                )
+            pictures.require_own(vae, str(source))
             vae = vae.to(device).eval().requires_grad_(False)
-        super().__init__(Pictures(framing), vae, source, device)
+        super().__init__(pictures, vae, source, device)
 
 
 def first_stage(config: DiffusionRecipe, device: torch.device) -> FirstStage:

@@ -16,7 +16,7 @@ from latentdiff.data.folder import Row
 from latentdiff.data.items import MediaItems, PictureItems, WaveItems
 from latentdiff.errors import InputError
 from latentdiff.media import image
-from latentdiff.media.mel import LogMel, MelConfig, resolve_mel
+from latentdiff.media.mel import LogMel, MelConfig, require_same_mel, resolve_mel
 from latentdiff.models.autoencoder import Autoencoder, build_autoencoder
 from latentdiff.pipelines.text_to_audio import AudioOutput
 from latentdiff.pipelines.text_to_image import ImageOutput
@@ -37,6 +37,14 @@ class Modality(ABC):
     @abstractmethod
     def new_autoencoder(self, config: AutoencoderConfig) -> Autoencoder:
         """One of x, which carries the definition."""
+
+    @abstractmethod
+    def require_own(self, vae: Autoencoder, source: str) -> None:
+        """Refuse a finished VAE, from ``source``, of other media.
+
+        Raises:
+            InputError: saying what it is of.
+        """
 
     @abstractmethod
     def items(self, rows: Sequence[Row], factor: int) -> MediaItems:
@@ -75,6 +83,12 @@ class Sounds(Modality):
     def new_autoencoder(self, config: AutoencoderConfig) -> Autoencoder:
         return build_autoencoder(config, self.channels, self.mel.config)
 
+    def require_own(self, vae: Autoencoder, source: str) -> None:
+        definition = getattr(vae.config, "mel", None)
+        if not definition:
+            raise InputError(f"{source} has no mel definition in its config.json; train it with this package.")
+        require_same_mel(resolve_mel(definition), f"the VAE {source}", self.mel.config, "the configuration")
+
     def items(self, rows: Sequence[Row], factor: int) -> WaveItems:
         rate, hop = self.mel.config.sampling_rate, self.mel.config.hop_length
         frames = int(self.seconds * rate) // hop // factor * factor
@@ -108,6 +122,15 @@ class Pictures(Modality):
 
     def new_autoencoder(self, config: AutoencoderConfig) -> Autoencoder:
         return build_autoencoder(config, self.channels, mel=None, image=self.framing)
+
+    def require_own(self, vae: Autoencoder, source: str) -> None:
+        if getattr(vae.config, "mel", None):
+            raise InputError(f"the VAE {source} is one of sounds, and data.kind is image; name one of pictures.")
+        if vae.config.in_channels != self.channels:
+            raise InputError(
+                f"the VAE {source} is of pictures with {vae.config.in_channels} channels, and data.channels is "
+                f"{self.channels}; make them equal."
+            )
 
     def items(self, rows: Sequence[Row], factor: int) -> PictureItems:
         if any(side % factor for side in self.framing.size):

@@ -62,7 +62,7 @@ def test_case_accents_and_spaces_do_not_matter(tokenizer: PreTrainedTokenizerFas
         "the quick brown fox jumps over the lazy dog",
         "pack my box with five dozen liquor jugs",
         "a Zweihänder hits a xylophone 1234567890 times",
-        "it's a well-known sound, e.g. a train.",
+        "it's a well-known sound",
     ],
 )
 def test_no_english_word_is_unknown(tokenizer: PreTrainedTokenizerFast, prompt: str) -> None:
@@ -73,8 +73,19 @@ def test_no_english_word_is_unknown(tokenizer: PreTrainedTokenizerFast, prompt: 
     assert letters == prompt.lower().replace("ä", "a").replace(" ", "")
 
 
-def test_pieces_of_the_captions_are_learnt(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert len(tokenizer("bark").input_ids) - 1 < len("bark")
+def test_words_that_captions_often_have_are_one_piece_each() -> None:
+    """Also those that share no part with another word, as numbers do."""
+    captions = [f"a dog barks {times}" for times in ("once", "twice", "three times", "four times")]
+    learnt = new_tokenizer(captions * 2, 300)
+    for text in captions:
+        assert learnt.tokenize(text) == [f"▁{word}" for word in text.split()]
+
+
+def test_marks_that_part_sentences_are_not_read(tokenizer: PreTrainedTokenizerFast) -> None:
+    plain = tokenizer("three times a dog barks").input_ids
+    for text in ("Three times, a dog barks.", "three times: a dog barks!", " three times ; a dog barks ... "):
+        assert tokenizer(text).input_ids == plain
+    assert tokenizer("well-known").input_ids != tokenizer("well known").input_ids
 
 
 def test_the_same_captions_give_the_same_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:

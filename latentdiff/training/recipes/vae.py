@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from latentdiff.config import PatchAutoencoderConfig, VAERecipe
+from latentdiff.config import VAERecipe
 from latentdiff.data.folder import Row
 from latentdiff.data.items import MediaItems, split_usable
 from latentdiff.models.autoencoder import (
@@ -19,9 +19,11 @@ from latentdiff.models.autoencoder import (
     PatchAutoencoder,
     compression,
     decode,
+    encoder_modules,
     posterior,
 )
 from latentdiff.models.discriminators import PatchDiscriminator, frozen, hinge_discriminator_loss
+from latentdiff.models.loading import load_autoencoder
 from latentdiff.training.modality import modality_of
 from latentdiff.training.recipe import Losses, Recipe, Step
 
@@ -51,20 +53,32 @@ class VAETraining(Recipe[VAERecipe]):
         super().__init__(config, device)
         rows, held_out = split_usable(config.data)
         self.modality = modality_of(config, device)
-        self.vae = self.modality.new_autoencoder(config.autoencoder)
+        self.vae = self._finished(config.init) if config.init else self.modality.new_autoencoder(config.autoencoder)
         self.media = self.modality.items(rows, compression(self.vae))
         self.held_out = self.modality.items(held_out, compression(self.vae))
-        if isinstance(config.autoencoder, PatchAutoencoderConfig):
-            assert isinstance(self.vae, PatchAutoencoder)
+        if config.init is None and isinstance(self.vae, PatchAutoencoder):
             kept = self.vae.solve_linear(self.statistics_x)
             logger.info("linear start: %.1f %% of the patches' variance in the latent", 100 * kept)
         self.networks = {"vae": RoundTrip(self.vae)}
         self.phases, self.averaged = {"vae": ("vae",)}, ("vae",)
         self.weights = {name: w for name, w in config.weights.model_dump().items() if w}
         if config.weights.adversarial:
-            self.networks["discriminator"] = PatchDiscriminator(self.modality.channels)
+            self.networks["discriminator"] = PatchDiscriminator(self.modality.channels, config.discriminator_width)
             self.phases = {"discriminator": ("discriminator",), **self.phases}
             self.weights["discriminator"] = 1.0
+
+    def _finished(self, source: str) -> Autoencoder:
+        """The VAE to go on from, with its encoder as it is if that is not to learn.
+
+        Raises:
+            InputError: if it is of other media.
+        """
+        vae = load_autoencoder(source)
+        self.modality.require_own(vae, source)
+        if not self.config.train_encoder:
+            for module in encoder_modules(vae):
+                module.requires_grad_(False)
+        return vae
 
     @property
     def items(self) -> Dataset[dict[str, Any]]:
@@ -109,10 +123,11 @@ class VAETraining(Recipe[VAERecipe]):
         }
 
     def export(self, folder: Path) -> None:
-        """``OUTPUT/vae``, with the latent's scale measured on the training data."""
-        with torch.no_grad():
-            latents = torch.cat([posterior(self.vae, part).mode() for part in self.statistics_x.split(32)])
-        self.vae.register_to_config(scaling_factor=float(1 / latents.std()))
+        """``OUTPUT/vae``, with the latent's scale measured on the training data where the encoder has learnt."""
+        if self.config.train_encoder:
+            with torch.no_grad():
+                latents = torch.cat([posterior(self.vae, part).mode() for part in self.statistics_x.split(32)])
+            self.vae.register_to_config(scaling_factor=float(1 / latents.std()))
         self.vae.save_pretrained(folder / "vae")
 
     def check(self) -> list[str]:
