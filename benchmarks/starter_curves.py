@@ -34,7 +34,7 @@ from latentdiff.evaluation.evidence import Case, Evidence
 from latentdiff.evaluation.judging import accuracy, load_bundled_judge, load_bundled_picture_judge, top_accuracy
 from latentdiff.models.autoencoder import decode
 
-SAMPLERS = ("ddim", "euler", "heun", "dpmsolver++", "unipc")
+SAMPLERS = ("ddim", "euler", "heun", "dpmsolver++", "dpmsolver++-karras", "unipc")
 EVALUATIONS = (5, 10, 20)
 SEED = 5000  # of the first medium
 SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from latentdiff.errors import InputError
 
-SAMPLER_NAMES = ("ddim", "ddpm", "dpmsolver++", "unipc", "heun", "euler", "lcm", "cm")
+SAMPLER_NAMES = ("ddim", "ddpm", "dpmsolver++", "dpmsolver++-karras", "unipc", "heun", "euler", "lcm", "cm")
 """The samplers of `latentdiff.diffusion.samplers`, which imports diffusers; the last two are of few-step students."""
 
 FEW_STEP_SAMPLER_NAMES = ("lcm", "cm")

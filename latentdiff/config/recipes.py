@@ -47,6 +47,7 @@ _OF_INIT: dict[str, Any] = {
 _LEFT_TO_INIT = ("sampler", "default_steps", "default_guidance")
 """Keys that are null where the pipeline's own stay."""
 
+_Sampler = Literal["ddim", "ddpm", "dpmsolver++", "dpmsolver++-karras", "unipc", "heun", "euler"]
 _OWN_PROCESS = [get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(ContinuousObjective)]
 
 
@@ -87,7 +88,7 @@ class VAERecipe(EitherMedium):
     """Train an autoencoder of x."""
 
     stage: Literal["vae"]
-    autoencoder: AutoencoderConfig = PatchAutoencoderConfig()
+    autoencoder: AutoencoderConfig | None = PatchAutoencoderConfig()
     weights: VAEWeights = VAEWeights()
     adversarial_start: int = Field(0, ge=0)
     """First step at which the discriminator's verdict reaches the autoencoder."""
@@ -96,17 +97,24 @@ class VAERecipe(EitherMedium):
     statistics_items: int = Field(512, gt=1)
     """Training items from which PCA is solved and the latent scale measured."""
     init: str | None = None
-    """Folder or hub id of a finished VAE to go on from, which brings its sizes; null: a new one by ``autoencoder``."""
+    """Folder or hub id of a finished VAE to go on from, which brings its sizes: ``autoencoder`` is null then."""
     train_encoder: bool = True
     """With ``init``: False lets the decoder alone learn, so that latents and all denoisers of them stay as good as they
     were (as Stable Diffusion's vae-ft-mse has it)."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_of_init(cls, values: Any) -> Any:
+        return {"autoencoder": None, **values} if isinstance(values, dict) and values.get("init") else values
+
     @model_validator(mode="after")
-    def _what_init_brings(self) -> Self:
+    def _new_or_finished(self) -> Self:
+        if self.init is not None and self.autoencoder is not None:
+            raise ValueError(f"autoencoder comes from init, {self.init}; leave it out, or make it null")
+        if self.init is None and self.autoencoder is None:
+            raise ValueError("autoencoder is null, which only init can stand for")
         if self.init is None and not self.train_encoder:
             raise ValueError("train_encoder is a key for going on from a finished VAE; name it by init")
-        if self.init is not None and self.autoencoder != PatchAutoencoderConfig():
-            raise ValueError(f"autoencoder comes from init, {self.init}; leave it out")
         return self
 
 
@@ -183,7 +191,7 @@ class DiffusionRecipe(Recipe):
     1 / sqrt(n); null: all rows alike."""
     caption_dropout: float = Field(0.1, ge=0, lt=1)
     """Chance of the empty caption, which classifier-free guidance needs."""
-    sampler: Literal["ddim", "ddpm", "dpmsolver++", "unipc", "heun", "euler"] | None = "dpmsolver++"
+    sampler: _Sampler | None = "dpmsolver++"
     """The saved pipeline's scheduler, with its default number of steps and guidance scale; null: those of ``init``."""
     default_steps: int | None = Field(20, gt=0)
     default_guidance: float | None = Field(3.0, ge=0)

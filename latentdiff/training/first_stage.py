@@ -9,15 +9,14 @@ from torch import Tensor
 from latentdiff.config import AnyData, AudioData, DiffusionRecipe, Framing
 from latentdiff.data.latents import LatentItems
 from latentdiff.data.stored_rows import StoredRows
-from latentdiff.errors import InputError
 from latentdiff.media.image import from_x
-from latentdiff.media.mel import MelConfig, require_same_mel, resolve_mel
+from latentdiff.media.mel import MelConfig, require_same_mel
 from latentdiff.models.autoencoder import Autoencoder, compression, decode, posterior
 from latentdiff.models.loading import load_autoencoder, load_vocoder, weights_hash
 from latentdiff.models.vocoder import imposed_iterations, vocoder_mel, voice
 from latentdiff.pipelines.base import LatentDiffusionPipeline
 from latentdiff.training.caches import Caches
-from latentdiff.training.modality import Modality, Pictures, Sounds
+from latentdiff.training.modality import Modality, Pictures, Sounds, mel_of
 
 
 class FirstStage:
@@ -182,10 +181,7 @@ def first_stage_of(pipeline: LatentDiffusionPipeline, folder: Path, data: AnyDat
 
 
 def _common_mel(source: str, vae: Autoencoder, vocoder_source: str, vocoder: Any) -> MelConfig:
-    definition = getattr(vae.config, "mel", None)
-    if not definition:
-        raise InputError(f"{source} has no mel definition in its config.json; train it with this package.")
-    mel, other = resolve_mel(definition), vocoder_mel(vocoder)
+    mel, other = mel_of(vae, source), vocoder_mel(vocoder)
     if other is not None:
         require_same_mel(mel, f"the VAE {source}", other, f"the vocoder {vocoder_source}")
     return mel

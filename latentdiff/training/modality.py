@@ -84,10 +84,7 @@ class Sounds(Modality):
         return build_autoencoder(config, self.channels, self.mel.config)
 
     def require_own(self, vae: Autoencoder, source: str) -> None:
-        definition = getattr(vae.config, "mel", None)
-        if not definition:
-            raise InputError(f"{source} has no mel definition in its config.json; train it with this package.")
-        require_same_mel(resolve_mel(definition), f"the VAE {source}", self.mel.config, "the configuration")
+        require_same_mel(mel_of(vae, source), f"the VAE {source}", self.mel.config, "the configuration")
 
     def items(self, rows: Sequence[Row], factor: int) -> WaveItems:
         rate, hop = self.mel.config.sampling_rate, self.mel.config.hop_length
@@ -153,6 +150,18 @@ class Pictures(Modality):
     def save_samples(self, folder: Path, output: ImageOutput) -> None:
         for number, picture in enumerate(output.images):
             image.write_png(folder / f"{number}.png", picture, overwrite=True)
+
+
+def mel_of(vae: Autoencoder, source: str) -> MelConfig:
+    """The mel of a finished VAE from ``source``.
+
+    Raises:
+        InputError: if it does not say.
+    """
+    definition = getattr(vae.config, "mel", None)
+    if not definition:
+        raise InputError(f"{source} has no mel definition in its config.json; train it with this package.")
+    return resolve_mel(definition)
 
 
 def modality_of(config: VAERecipe, device: torch.device) -> Modality:

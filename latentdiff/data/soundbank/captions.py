@@ -235,7 +235,7 @@ def sentence(event: Event, words: _Words) -> str:
 
 
 def _held_out_core(event: Event, words: _Words) -> str:
-    """A noun phrase of a shape that training never shows."""
+    """A noun phrase of a shape that training never shows, whether or not its marks are read."""
     source = event.source
     if source.play == "notes":
         name = words.pick(source.names)
@@ -252,10 +252,50 @@ def _held_out_core(event: Event, words: _Words) -> str:
         return words.pick(
             (
                 f"{_times(event.count, words)}, {subject} {does}{manner}",
-                f"{subject} {doing}{manner}, {_times(event.count, words)}",
+                f"{_times(event.count, words)}, {subject} {doing}{manner}",
             )
         )
     return f"{subject} {who} {does}{manner}"
+
+
+def _tags(event: Event, words: _Words) -> str:
+    """What sounds and how as a list in any order: "loud, three times, dog bark". Never a name and then its music, which
+    is a core that is held out."""
+    source = event.source
+    loudness, speed = ([words.pick(ADJECTIVES[n])] if n in ADJECTIVES else [] for n in (event.loudness, event.speed))
+    if source.play == "notes":  # how fast is in the music
+        music, name = _music(event, words), words.pick(source.names)
+        return ", ".join([music, *loudness, name] if words.maybe(0.6) else [*loudness, music, name])
+    manner = [*loudness, *speed]
+    if event.pattern == "strike" and source.countable:
+        named = source.strikes[int(words.rng.integers(len(source.strikes)))][0]
+        tags = [named, _times(event.count, words), *manner]
+    else:
+        tags = [words.pick(source.names), *manner]
+    return ", ".join(tags[int(i)] for i in words.rng.permutation(len(tags)))
+
+
+def _reordered(event: Event, words: _Words) -> str:
+    """A sentence in which how often comes before what, or who plays before what is played."""
+    source = event.source
+    if source.play == "notes":
+        name = words.pick(source.names)
+        pattern = words.pick(("someone plays {music} on the {name}", "with the {name} someone plays {music}"))
+        if source.verb[0] == "sings" or source.label == "strings":
+            pattern = words.pick(("{music} from the {name}", "from the {name} comes {music}"))
+        return pattern.format(music=_music(event, words), name=name) + words.adverbs(event.loudness)
+    subject, does, doing = words.clause(source)
+    adverbs = words.adverbs(event.speed, event.loudness)
+    if event.pattern != "strike" or not source.countable:
+        return words.pick((f"it is {subject} {doing}{adverbs}", f"what you hear is {subject} {doing}{adverbs}"))
+    times = _times(event.count, words)
+    return words.pick(
+        (
+            f"it happens {times}: {subject} {does}{adverbs}",
+            f"you hear {times} how {subject} {does}{adverbs}",
+            f"{subject} is heard {times}, {doing}{adverbs}",
+        )
+    )
 
 
 def _single(event: Event, words: _Words, held_out: bool) -> str:
@@ -263,14 +303,16 @@ def _single(event: Event, words: _Words, held_out: bool) -> str:
         if words.maybe(0.5):
             return _held_out_core(event, words)
         return words.pick(HELD_OUT_FRAMES).format(noun_phrase(event, words))
+    shapes = {
+        0.14: lambda: words.pick(event.source.names),
+        0.34: lambda: sentence(event, words),
+        0.6: lambda: noun_phrase(event, words),
+        0.8: lambda: words.pick(FRAMES).format(noun_phrase(event, words)),
+        0.9: lambda: _tags(event, words),
+        1.0: lambda: _reordered(event, words),
+    }
     chance = words.rng.random()
-    if chance < 0.22:
-        return words.pick(event.source.names)
-    if chance < 0.44:
-        return sentence(event, words)
-    if chance < 0.74:
-        return noun_phrase(event, words)
-    return words.pick(FRAMES).format(noun_phrase(event, words))
+    return next(shape() for share, shape in shapes.items() if chance < share)
 
 
 def _double(scene: Scene, words: _Words, held_out: bool) -> str:

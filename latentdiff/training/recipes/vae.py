@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from latentdiff.config import VAERecipe
+from latentdiff.config import AutoencoderConfig, VAERecipe
 from latentdiff.data.folder import Row
 from latentdiff.data.items import MediaItems, split_usable
 from latentdiff.models.autoencoder import (
@@ -53,7 +53,7 @@ class VAETraining(Recipe[VAERecipe]):
         super().__init__(config, device)
         rows, held_out = split_usable(config.data)
         self.modality = modality_of(config, device)
-        self.vae = self._finished(config.init) if config.init else self.modality.new_autoencoder(config.autoencoder)
+        self.vae = self._begun(config.init, config.autoencoder)
         self.media = self.modality.items(rows, compression(self.vae))
         self.held_out = self.modality.items(held_out, compression(self.vae))
         if config.init is None and isinstance(self.vae, PatchAutoencoder):
@@ -67,17 +67,19 @@ class VAETraining(Recipe[VAERecipe]):
             self.phases = {"discriminator": ("discriminator",), **self.phases}
             self.weights["discriminator"] = 1.0
 
-    def _finished(self, source: str) -> Autoencoder:
-        """The VAE to go on from, with its encoder as it is if that is not to learn.
+    def _begun(self, init: str | None, sizes: AutoencoderConfig | None) -> Autoencoder:
+        """A new VAE, or the finished one to go on from, with its encoder as it is if that is not to learn.
 
         Raises:
-            InputError: if it is of other media.
+            InputError: if the finished one is of other media.
         """
-        vae = load_autoencoder(source)
-        self.modality.require_own(vae, source)
-        if not self.config.train_encoder:
-            for module in encoder_modules(vae):
-                module.requires_grad_(False)
+        if init is None:
+            assert sizes is not None  # the configuration was checked
+            return self.modality.new_autoencoder(sizes)
+        vae = load_autoencoder(init)
+        self.modality.require_own(vae, init)
+        for part in () if self.config.train_encoder else encoder_modules(vae):
+            part.requires_grad_(False)
         return vae
 
     @property

@@ -1,0 +1,64 @@
+"""A finished VAE goes on learning: all of it, or its decoder alone, and then its latents are what they were."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from latentdiff.errors import InputError
+from latentdiff.models.autoencoder import encoder_modules
+from latentdiff.models.loading import load_autoencoder
+from latentdiff.training.recipes.vae import VAETraining
+from tests.training.conftest import debug_config, train
+
+
+def go_on(tones: Path, output: Path, *overrides: str) -> Path:
+    """The debug recipe without the sizes, which the finished VAE brings."""
+    config = debug_config("vae", tones, output, *overrides)
+    return train(config)
+
+
+@pytest.mark.parametrize("source", ["patch", "kl"])
+def test_a_decoder_learns_alone(source: str, stages: dict[str, Path], tones: Path, tmp_path: Path) -> None:
+    first = stages["vae"] / "vae"
+    if source == "kl":
+        sizes = "autoencoder={kind: kl, block_out_channels: [16, 32], norm_num_groups: 8, latent_channels: 4}"
+        first = train(debug_config("vae", tones, tmp_path / "kl", sizes)) / "vae"
+    out = go_on(tones, tmp_path / "more", "autoencoder=null", f"init={first}", "train_encoder=false")
+    before, after = load_autoencoder(str(first)), load_autoencoder(str(out / "vae"))
+    assert after.config.scaling_factor == before.config.scaling_factor
+    for one, other in zip(encoder_modules(before), encoder_modules(after), strict=True):
+        for name, weight in one.state_dict().items():
+            assert torch.equal(weight, other.state_dict()[name]), name
+    z = torch.randn(1, before.config.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert not torch.equal(before.decode(z).sample, after.decode(z).sample)
+
+
+def test_all_of_it_learns_from_where_it_was(stages: dict[str, Path], tones: Path, tmp_path: Path) -> None:
+    """One step from a finished VAE is nearer to it than a new one, whose PCA is of other latents' scale."""
+    first = stages["vae"] / "vae"
+    out = go_on(tones, tmp_path / "more", "autoencoder=null", f"init={first}", "train.max_steps=1", "optimizer.lr=1e-5")
+    before, after = load_autoencoder(str(first)).state_dict(), load_autoencoder(str(out / "vae")).state_dict()
+    moved = [float((before[name] - after[name]).abs().max()) for name in before]
+    assert 0 < max(moved) < 1e-3
+
+
+def test_a_vae_of_other_media_is_refused(stages: dict[str, Path], tones: Path, tmp_path: Path) -> None:
+    finished = f"init={stages['vae'] / 'vae'}"
+    config = debug_config("vae", tones, tmp_path / "out", "autoencoder=null", finished, "mel=audioldm-16k-64")
+    with pytest.raises(InputError, match="do not speak the same mel"):
+        VAETraining(config, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["train_encoder=false"], "name it by init"),
+        (["autoencoder=null"], "autoencoder is null, which only init can stand for"),
+        (["init=runs/vae/vae"], "autoencoder comes from init, runs/vae/vae; leave it out"),
+    ],
+)
+def test_keys_that_do_not_go_together(overrides: list[str], complaint: str, tones: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=complaint):
+        debug_config("vae", tones, tmp_path / "out", *overrides)
