@@ -17,6 +17,7 @@ from latentdiff.diffusion.samplers import (
     FORWARD_PROCESS,
     SAMPLERS,
     make_scheduler,
+    name_of,
     network_input,
     readable_output,
     start_of,
@@ -93,6 +94,24 @@ def test_every_sampler_has_the_moments_of_the_data(name: str, kind: str) -> None
     made = sample(name, kind, mean, variance=0.25, steps=steps, count=4000)
     assert (made.mean(0) - mean).abs().max() < 0.06
     assert (made.std(0) - 0.5).abs().max() < 0.06
+
+
+def test_karras_spacing_leaves_the_last_step_little_noise() -> None:
+    """The last step goes to no noise at once, and what the noise before it hides comes out as its average."""
+    process = NoiseScheduleConfig().model_dump()
+    last = {}
+    for name in ("dpmsolver++", "dpmsolver++-karras"):
+        scheduler: Any = make_scheduler(name, process)
+        scheduler.set_timesteps(10)
+        last[name] = float(scheduler.sigmas[-2])
+    assert last["dpmsolver++"] > 0.3 and last["dpmsolver++-karras"] < 0.05
+
+
+def test_a_sampler_is_known_by_its_name() -> None:
+    process = NoiseScheduleConfig().model_dump()
+    for name in SAMPLERS:
+        assert name_of(make_scheduler(name, process)) == name
+        assert name_of(make_scheduler(name, dict(make_scheduler("dpmsolver++-karras", process).config))) == name
 
 
 def test_forward_process_is_taken_over_and_the_rest_is_not() -> None:
