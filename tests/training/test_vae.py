@@ -12,10 +12,9 @@ from latentdiff.training.recipes.vae import VAETraining
 from tests.training.conftest import debug_config, train
 
 
-def go_on(tones: Path, output: Path, *overrides: str) -> Path:
-    """The debug recipe without the sizes, which the finished VAE brings."""
-    config = debug_config("vae", tones, output, *overrides)
-    return train(config)
+def go_on(first: Path, tones: Path, output: Path, *overrides: str) -> Path:
+    """The debug recipe from a finished VAE, which brings the sizes."""
+    return train(debug_config("vae", tones, output, "autoencoder=null", f"init={first}", *overrides))
 
 
 @pytest.mark.parametrize("source", ["patch", "kl"])
@@ -24,7 +23,7 @@ def test_a_decoder_learns_alone(source: str, stages: dict[str, Path], tones: Pat
     if source == "kl":
         sizes = "autoencoder={kind: kl, block_out_channels: [16, 32], norm_num_groups: 8, latent_channels: 4}"
         first = train(debug_config("vae", tones, tmp_path / "kl", sizes)) / "vae"
-    out = go_on(tones, tmp_path / "more", "autoencoder=null", f"init={first}", "train_encoder=false")
+    out = go_on(first, tones, tmp_path / "more", "train_encoder=false")
     before, after = load_autoencoder(str(first)), load_autoencoder(str(out / "vae"))
     assert after.config.scaling_factor == before.config.scaling_factor
     for one, other in zip(encoder_modules(before), encoder_modules(after), strict=True):
@@ -38,7 +37,7 @@ def test_a_decoder_learns_alone(source: str, stages: dict[str, Path], tones: Pat
 def test_all_of_it_learns_from_where_it_was(stages: dict[str, Path], tones: Path, tmp_path: Path) -> None:
     """After three small steps it is all but where it was; a new one begins from PCA, far away."""
     first = stages["vae"] / "vae"
-    out = go_on(tones, tmp_path / "more", "autoencoder=null", f"init={first}", "train.max_steps=3", "optimizer.lr=1e-5")
+    out = go_on(first, tones, tmp_path / "more", "train.max_steps=3", "optimizer.lr=1e-5")
     before, after = load_autoencoder(str(first)).state_dict(), load_autoencoder(str(out / "vae")).state_dict()
     moved = [float((before[name] - after[name]).abs().max()) for name in before]
     assert 0 < max(moved) < 1e-3
