@@ -125,7 +125,7 @@ def settings(default: Setting) -> Iterator[tuple[str, Setting]]:
     for scale in SCALES:
         yield "guidance", default._replace(guidance=scale, interval=(0.0, 1.0))
     for scale in sorted({default.guidance, 4.0}):
-        for interval in INTERVALS:
+        for interval in sorted({*INTERVALS, default.interval}):
             yield "interval", default._replace(guidance=scale, interval=interval)
         for rescale in RESCALES:
             yield "rescale", default._replace(guidance=scale, rescale=rescale)
@@ -175,8 +175,8 @@ def plot(points: list[dict[str, Any]], default: Setting, prompts: int, file: Pat
         axes[row, 1].plot(*zip(*line, strict=True), marker="o", color="black")
         for scale in sorted({p["guidance"] for p in of["interval"]}):
             heights = {tuple(p["interval"]): p[value] for p in of["interval"] if p["guidance"] == scale}
-            names = [f"{low:g}-{high:g}" for low, high in INTERVALS]
-            axes[row, 2].plot(names, [heights[interval] for interval in INTERVALS], "o", label=f"guidance {scale:g}")
+            names = [f"{low:g}-{high:g}" for low, high in sorted(heights)]
+            axes[row, 2].plot(names, [heights[part] for part in sorted(heights)], "o", label=f"guidance {scale:g}")
         for scale in sorted({p["guidance"] for p in of["rescale"]}):
             line = sorted((p["rescale"], p[value]) for p in of["rescale"] if p["guidance"] == scale)
             axes[row, 3].plot(*zip(*line, strict=True), marker="o", label=f"guidance {scale:g}")
