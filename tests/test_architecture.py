@@ -98,6 +98,7 @@ def test_light_modules_stay_light() -> None:
         "errors",
         "names",
         "config",
+        "config.components",
         "config.sections",
         "config.recipes",
         "config.reading",

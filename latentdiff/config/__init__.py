@@ -4,18 +4,14 @@ YAML holds plain values only, never import paths. Every key is checked before an
 an unknown key is an error that names the nearest known one.
 """
 
+from latentdiff.config.components import CLAPRecipe, JudgeRecipe, Recipe, VAERecipe, VocoderRecipe
 from latentdiff.config.reading import load_config, save_config
 from latentdiff.config.recipes import (
     AnyRecipe,
-    CLAPRecipe,
     ConsistencyRecipe,
     ConsistencyTrainingConfig,
     DiffusionRecipe,
     DistillationConfig,
-    JudgeRecipe,
-    Recipe,
-    VAERecipe,
-    VocoderRecipe,
 )
 from latentdiff.config.sections import (
     AnyData,

@@ -112,6 +112,8 @@ class MelConfig:
 # Sources of the constants: AudioLDM audioldm_train/config and audioldm2/utils.py (inference pads n_fft/2,
 # the trainer (n_fft-hop)/2: half a hop apart); Auffusion converter.py; Make-An-Audio preprocess/NAT_mel.py;
 # HiFi-GAN config_v1.json and meldataset.py.
+_MOMENTUM = 0.5
+"""Of `LogMel.impose`: of 0, 0.3, 0.5, 0.7 the one that comes nearest in eight iterations."""
 _LN_CLAMP, _LN_200 = math.log(1e-5), math.log(200.0)
 PRESETS: dict[str, MelConfig] = {
     "audioldm-16k-64": MelConfig(
@@ -207,26 +209,34 @@ class LogMel(nn.Module):
         return mel.log() if self.config.log == "ln" else mel.log10()
 
     def impose(self, wave: Tensor, log_mel: Tensor, iterations: int) -> Tensor:
-        """Scale the waveform's STFT, band by band and frame by frame, until its mel is the one asked for.
+        """Scale the waveform's STFT, bin by bin and frame by frame, until its mel is the one asked for.
 
-        A vocoder that works on log-mels must learn an exponential to follow 100 dB of level; this closed form
-        follows it exactly and leaves the fine structure, which no mel holds, to the vocoder. Phases are kept;
-        the inverse is the normalised overlap-add of Griffin & Lim (1984, equation 6). Differentiable.
+        A vocoder that works on log-mels must learn an exponential to follow 100 dB of level; this follows it in closed
+        form and leaves the fine structure, which no mel holds, to the vocoder. Phases are kept. With m the waveform's
+        mel, t the one asked for and F the filters, magnitudes are multiplied by (F 1/m) / (F 1/t): the multiplicative
+        update of the Itakura-Saito divergence sum(m/t - log(m/t) - 1), which like a log-mel weighs all levels alike
+        (Fevotte et al. 2009), so that the gaps between loud parts are not filled. The inverse is the normalised
+        overlap-add of Griffin & Lim (1984, equation 6); each spectrum goes on a little in the direction of its last
+        change (Perraudin et al. 2013). Differentiable.
 
         Args:
             wave: (B, S), S a multiple of the hop.
             log_mel: (B, T, F) with T = S / hop.
             iterations: how often; overlapping frames contradict each other, so each comes closer. 0 does nothing.
         """
-        target = log_mel.exp() if self.config.log == "ln" else 10**log_mel
-        spread = self.filters / self.filters.sum(1, keepdim=True).clamp(min=1e-12)  # how a bin shares its bands
+        floor = self.config.clamp
+        target = (log_mel.exp() if self.config.log == "ln" else 10**log_mel).clamp(min=floor)
+        wanted = (1 / target) @ self.filters.mT
         heard = self.filters.sum(1) > 0  # bins outside [fmin, fmax] stay as they are
+        weight = self._overlap_add_weight(target.shape[1])
+        last = None
         for _ in range(iterations):
             spectrum = self._spectrum(wave)[..., : target.shape[1]]
-            mel = spectrum.abs().mT @ self.filters
-            ratio = (target / mel.clamp(min=self.config.clamp)).clamp(max=100.0)  # 40 dB at once is enough
-            gain = torch.where(heard, ratio @ spread.mT, 1.0)
-            wave = self._overlap_add(spectrum * gain.mT, wave.shape[-1])
+            ahead = spectrum if last is None else spectrum + _MOMENTUM * (spectrum - last)
+            last = spectrum
+            present = (1 / (ahead.abs().mT @ self.filters).clamp(min=floor)) @ self.filters.mT
+            gain = torch.where(heard, present / wanted.clamp(min=1e-12), 1.0).clamp(max=100.0)  # 40 dB at once
+            wave = self._overlap_add(ahead * gain.mT, weight, wave.shape[-1])
         return wave
 
     def _spectrum(self, wave: Tensor) -> Tensor:
@@ -238,21 +248,31 @@ class LogMel(nn.Module):
         sizes = (config.n_fft, config.hop_length, config.win_length)
         return torch.stft(wave, *sizes, self.window, center=False, return_complex=True)
 
-    def _overlap_add(self, spectrum: Tensor, samples: int) -> Tensor:
-        """Waveform (B, samples) whose windowed frames are nearest to the spectrum's."""
-        config, frames = self.config, spectrum.shape[-1]
-        edge = (config.n_fft - config.win_length) // 2
-        window = nn.functional.pad(self.window, (edge, config.n_fft - config.win_length - edge))[None, :, None]
-        length = (frames - 1) * config.hop_length + config.n_fft
-        fold = {
-            "output_size": (1, length),
-            "kernel_size": (1, config.n_fft),
-            "stride": (1, config.hop_length),
-        }
-        summed = nn.functional.fold(torch.fft.irfft(spectrum, config.n_fft, dim=1) * window, **fold)
-        weight = nn.functional.fold(window.square().expand(1, -1, frames).contiguous(), **fold)
-        wave = (summed / weight.clamp(min=1e-6))[:, 0, 0, config.reflected[0] :]
+    def _overlap_add(self, spectrum: Tensor, weight: Tensor, samples: int) -> Tensor:
+        """Waveform (B, samples) whose windowed frames are nearest to the spectrum's, by `_overlap_add_weight`."""
+        frames = torch.fft.irfft(spectrum.mT, self.config.n_fft) * self._padded_window
+        wave = (self._add_up(frames) / weight)[:, self.config.reflected[0] :]
         return nn.functional.pad(wave, (0, max(0, samples - wave.shape[-1])))[:, :samples]
+
+    def _overlap_add_weight(self, frames: int) -> Tensor:
+        """Sum of the squared windows of so many frames at each sample (1, samples)."""
+        return self._add_up(self._padded_window.square().expand(1, frames, -1)).clamp(min=1e-6)
+
+    @property
+    def _padded_window(self) -> Tensor:
+        edge = (self.config.n_fft - self.config.win_length) // 2
+        return nn.functional.pad(self.window, (edge, self.config.n_fft - self.config.win_length - edge))
+
+    def _add_up(self, frames: Tensor) -> Tensor:
+        """Frames (B, T, n_fft), one a hop, added up where they overlap (B, samples).
+
+        Hop by hop: `torch.nn.functional.fold` takes five times as long, a third of what all of `impose` then does.
+        """
+        hop = self.config.hop_length
+        parts = math.ceil(self.config.n_fft / hop)
+        pieces = nn.functional.pad(frames, (0, parts * hop - self.config.n_fft)).unflatten(-1, (parts, hop))
+        shifted = [nn.functional.pad(pieces[:, :, i], (0, 0, i, parts - 1 - i)) for i in range(parts)]
+        return torch.stack(shifted).sum(0).flatten(1)
 
     def to_x(self, log_mel: Tensor) -> Tensor:
         """x (B, C, T, F), or (B, C, F, T) if ``frequency_first``, of a log-mel (B, T, F)."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import SpeechT5HifiGan
 
 from latentdiff.config import AudioData, AutoencoderConfig, Framing, VAERecipe
 from latentdiff.data.folder import Row
@@ -152,13 +153,13 @@ class Pictures(Modality):
             image.write_png(folder / f"{number}.png", picture, overwrite=True)
 
 
-def mel_of(vae: Autoencoder, source: str) -> MelConfig:
-    """The mel of a finished VAE from ``source``.
+def mel_of(component: Autoencoder | SpeechT5HifiGan, source: str) -> MelConfig:
+    """The mel of a finished VAE or vocoder from ``source``.
 
     Raises:
         InputError: if it does not say.
     """
-    definition = getattr(vae.config, "mel", None)
+    definition = getattr(component.config, "mel", None)
     if not definition:
         raise InputError(f"{source} has no mel definition in its config.json; train it with this package.")
     return resolve_mel(definition)

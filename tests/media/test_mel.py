@@ -201,6 +201,19 @@ def test_imposing_a_mel_brings_noise_to_its_level(name: str) -> None:
     assert errors[2] < errors[1] < errors[0]
 
 
+def test_imposing_a_mel_does_not_fill_its_gaps() -> None:
+    """Noise under the mel of short chords 40 dB above a hiss. Shares of the bands' ratios, the update of the
+    Kullback-Leibler divergence, end at 0.095 too much and 0.193 off."""
+    mel = LogMel(PRESETS["starter-16k-64"])
+    draws = torch.randn(2, 60 * 256, generator=torch.Generator().manual_seed(0))
+    time = torch.arange(60 * 256)
+    chord = sum((0.1 * torch.sin(2 * torch.pi * pitch * time / 16000) for pitch in (300, 1200, 3500)), torch.zeros(()))
+    target = mel((chord * (time % (15 * 256) < 5 * 256) + 1e-3 * draws[0])[None])
+    error = (mel(mel.impose(0.05 * draws[1:], target, 8)) - target)[:, :60]
+    assert error.mean() < 0.08
+    assert error.abs().mean() < 0.17
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_definition_survives_json(name: str) -> None:
     config = PRESETS[name]

@@ -207,12 +207,6 @@ def test_bad_diffusion_configurations(
         RECIPES["diffusion"](config, torch.device("cpu"))
 
 
-def test_mel_iterations_go_together(tones: Path, tmp_path: Path) -> None:
-    config = debug_config("vocoder", tones, tmp_path, "training_mel_iterations=0")
-    with pytest.raises(InputError, match="mel_iterations and training_mel_iterations go together"):
-        RECIPES["vocoder"](config, torch.device("cpu"))
-
-
 def test_vae_and_vocoder_of_different_mels_are_refused(stages: dict[str, Path], tones: Path, tmp_path: Path) -> None:
     shutil.copytree(stages["vocoder"] / "vocoder", tmp_path / "vocoder")
     path = tmp_path / "vocoder" / "config.json"

@@ -1,14 +1,16 @@
 """Stage ``vocoder``: HiFi-GAN (Kong et al. 2020) from log-mels to waveforms."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers import SpeechT5HifiGan
 
 from latentdiff.config import VocoderRecipe
+from latentdiff.data.folder import Row
 from latentdiff.data.items import WaveItems, split_usable
 from latentdiff.errors import InputError
 from latentdiff.media.mel import LogMel, require_same_mel, resolve_mel
@@ -21,8 +23,9 @@ from latentdiff.models.discriminators import (
     lsgan_discriminator_loss,
     lsgan_generator_loss,
 )
-from latentdiff.models.loading import load_autoencoder
-from latentdiff.models.vocoder import new_vocoder, set_normalisation, voice
+from latentdiff.models.loading import load_autoencoder, load_vocoder
+from latentdiff.models.vocoder import imposed_iterations, new_vocoder, set_normalisation, voice
+from latentdiff.training.modality import mel_of
 from latentdiff.training.previews import save_waves
 from latentdiff.training.recipe import Losses, Recipe, Step
 
@@ -43,9 +46,7 @@ class VocoderTraining(Recipe[VocoderRecipe]):
         rate, hop = self.mel_config.sampling_rate, self.mel_config.hop_length
         self.waves = WaveItems(rows, rate, int(config.data.seconds * rate) // hop * hop)
         self.held_out = WaveItems(held_out, rate, int(4 * rate) // hop * hop)
-        self.vocoder = new_vocoder(config.generator, self.mel_config, config.mel_iterations)
-        whole = [torch.from_numpy(self.held_out.crop(row)) for row in rows[:: max(1, len(rows) // 128)]]
-        set_normalisation(self.vocoder, self.log_mel(torch.stack(whole).to(device)).cpu())
+        self.vocoder = self._finished(config.init) if config.init else self._new(rows)
         self.vae = load_autoencoder(config.vae).to(device).eval() if config.vae else None
         if self.vae is not None:
             require_same_mel(resolve_mel(self.vae.config.mel), "the VAE", self.mel_config, "the vocoder's mel")
@@ -56,6 +57,31 @@ class VocoderTraining(Recipe[VocoderRecipe]):
             self.networks["discriminator"] = WaveDiscriminator(config.discriminator_width)
             self.phases = {"discriminator": ("discriminator",), **self.phases}
             self.weights["discriminator"] = 1.0
+
+    def _new(self, rows: Sequence[Row]) -> SpeechT5HifiGan:
+        assert self.config.generator is not None  # the configuration was checked
+        vocoder = new_vocoder(self.config.generator, self.mel_config, self.config.mel_iterations)
+        whole = [torch.from_numpy(self.held_out.crop(row)) for row in rows[:: max(1, len(rows) // 128)]]
+        set_normalisation(vocoder, self.log_mel(torch.stack(whole).to(self.device)).cpu())
+        return vocoder
+
+    def _finished(self, init: str) -> SpeechT5HifiGan:
+        """The vocoder to go on from.
+
+        Raises:
+            InputError: if it is of another mel, or its output was another one in training.
+        """
+        vocoder = load_vocoder(init)
+        require_same_mel(mel_of(vocoder, init), f"the vocoder {init}", self.mel_config, "the configuration")
+        before, now = imposed_iterations(vocoder), self.config.mel_iterations
+        if bool(before) != bool(now):
+            raise InputError(
+                f"mel_iterations is {now}, and {init} was trained with {before}: a vocoder that the mel is imposed on "
+                f"makes no level of its own, and one without makes all of it. "
+                f"{f'Set it, to {before} for instance' if before else 'Leave it out'}."
+            )
+        vocoder.config.mel_iterations = now
+        return vocoder
 
     @property
     def items(self) -> Dataset[dict[str, Any]]:
