@@ -211,13 +211,13 @@ class LogMel(nn.Module):
     def impose(self, wave: Tensor, log_mel: Tensor, iterations: int) -> Tensor:
         """Scale the waveform's STFT, bin by bin and frame by frame, until its mel is the one asked for.
 
-        A vocoder that works on log-mels must learn an exponential to follow 100 dB of level; this follows it in closed
-        form and leaves the fine structure, which no mel holds, to the vocoder. Phases are kept. With m the waveform's
-        mel, t the one asked for and F the filters, magnitudes are multiplied by (F 1/m) / (F 1/t): the multiplicative
-        update of the Itakura-Saito divergence sum(m/t - log(m/t) - 1), which like a log-mel weighs all levels alike
-        (Fevotte et al. 2009), so that the gaps between loud parts are not filled. The inverse is the normalised
-        overlap-add of Griffin & Lim (1984, equation 6); each spectrum goes on a little in the direction of its last
-        change (Perraudin et al. 2013). Differentiable.
+        A vocoder that works on log-mels must learn an exponential to follow 100 dB of level; this follows it and leaves
+        the fine structure, which no mel holds, to the vocoder. Phases are kept. With m the waveform's mel, t the one
+        asked for and F the filters, magnitudes are multiplied by (F 1/m) / (F 1/t): the multiplicative update of the
+        Itakura-Saito divergence sum(m/t - log(m/t) - 1), which like a log-mel weighs all levels alike (Fevotte et al.
+        2009), so that the gaps between loud parts are not filled. The inverse is the normalised overlap-add of Griffin
+        & Lim (1984, equation 6); each spectrum goes on a little in the direction of its last change (Perraudin et al.
+        2013). Differentiable.
 
         Args:
             wave: (B, S), S a multiple of the hop.
