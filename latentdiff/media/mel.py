@@ -215,9 +215,10 @@ class LogMel(nn.Module):
         the fine structure, which no mel holds, to the vocoder. Phases are kept. With m the waveform's mel, t the one
         asked for and F the filters, magnitudes are multiplied by (F 1/m) / (F 1/t): the multiplicative update of the
         Itakura-Saito divergence sum(m/t - log(m/t) - 1), which like a log-mel weighs all levels alike (Fevotte et al.
-        2009), so that the gaps between loud parts are not filled. The inverse is the normalised overlap-add of Griffin
-        & Lim (1984, equation 6); each spectrum goes on a little in the direction of its last change (Perraudin et al.
-        2013). Differentiable.
+        2009), so that the gaps between loud parts are not filled. The waveform is then the one nearest to all frames
+        (Griffin & Lim 1984, equation 6), each one's error counted by 1 / its level: where frames contradict each other
+        the quiet one is right, or a sharp onset would be heard before it begins. Each spectrum goes on a little in the
+        direction of its last change (Perraudin et al. 2013). Differentiable.
 
         Args:
             wave: (B, S), S a multiple of the hop.
@@ -228,7 +229,8 @@ class LogMel(nn.Module):
         target = (log_mel.exp() if self.config.log == "ln" else 10**log_mel).clamp(min=floor)
         wanted = (1 / target) @ self.filters.mT
         heard = self.filters.sum(1) > 0  # bins outside [fmin, fmax] stay as they are
-        weight = self._overlap_add_weight(target.shape[1])
+        trust = 1 / target.square().mean(-1, keepdim=True).sqrt()  # (B, T, 1)
+        weight = self._add_up(self._padded_window.square() * trust).clamp(min=1e-9)
         last = None
         for _ in range(iterations):
             spectrum = self._spectrum(wave)[..., : target.shape[1]]
@@ -236,7 +238,7 @@ class LogMel(nn.Module):
             last = spectrum
             present = (1 / (ahead.abs().mT @ self.filters).clamp(min=floor)) @ self.filters.mT
             gain = torch.where(heard, present / wanted.clamp(min=1e-12), 1.0).clamp(max=100.0)  # 40 dB at once
-            wave = self._overlap_add(ahead * gain.mT, weight, wave.shape[-1])
+            wave = self._overlap_add(ahead * (gain * trust).mT, weight, wave.shape[-1])
         return wave
 
     def _spectrum(self, wave: Tensor) -> Tensor:
@@ -249,14 +251,10 @@ class LogMel(nn.Module):
         return torch.stft(wave, *sizes, self.window, center=False, return_complex=True)
 
     def _overlap_add(self, spectrum: Tensor, weight: Tensor, samples: int) -> Tensor:
-        """Waveform (B, samples) whose windowed frames are nearest to the spectrum's, by `_overlap_add_weight`."""
+        """Waveform (B, samples) of weighted frames, windowed again; ``weight`` is the sum of their squared windows."""
         frames = torch.fft.irfft(spectrum.mT, self.config.n_fft) * self._padded_window
         wave = (self._add_up(frames) / weight)[:, self.config.reflected[0] :]
         return nn.functional.pad(wave, (0, max(0, samples - wave.shape[-1])))[:, :samples]
-
-    def _overlap_add_weight(self, frames: int) -> Tensor:
-        """Sum of the squared windows of so many frames at each sample (1, samples)."""
-        return self._add_up(self._padded_window.square().expand(1, frames, -1)).clamp(min=1e-6)
 
     @property
     def _padded_window(self) -> Tensor:
