@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from latentdiff.errors import InputError
-from latentdiff.models.vocabulary import Vocabulary, words_of
+from latentdiff.models.vocabulary import GRAMMAR, NEGATIONS, Vocabulary, words_of
 
 LEAST_LETTERS = 3
 """Shorter words are abbreviations, whose embeddings say little."""
@@ -37,7 +37,7 @@ def read_words(file: Path) -> list[str]:
 def find_synonyms(
     captions: Iterable[str], words: list[str], embed: Callable[[list[str]], Tensor], nearness: float
 ) -> Vocabulary:
-    """The captions' words, and for each other word the nearest of them.
+    """The captions' words, and for each other word, grammar and negations apart, the nearest of them.
 
     Args:
         captions: all of them.
@@ -52,7 +52,7 @@ def find_synonyms(
     common = sorted(w for w, count in counts.items() if count >= LEAST_CAPTIONS and len(w) >= LEAST_LETTERS)
     if not common:
         raise InputError(f"no word stands in {LEAST_CAPTIONS} captions or more, so none can stand for others.")
-    new = [word for word in words if word not in counts]
+    new = [word for word in words if word not in counts and word not in GRAMMAR | NEGATIONS]
     alike: dict[str, str] = {}
     far: dict[str, str] = {}
     if new:

@@ -17,12 +17,30 @@ from latentdiff.errors import InputError
 
 FILE = "words.txt"
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_WORD_AND_SPACE = re.compile(rf"({_WORD.pattern})(\s*)")
 _FAR = "~"
 
 
 def words_of(text: str) -> list[str]:
     """The words of a text in lower case, without numbers and marks."""
     return _WORD.findall(text.lower())
+
+
+GRAMMAR = frozenset(
+    words_of("""
+    a an the this that these those some any all every each such own same other another
+    i me my mine we us our ours you your yours he him his she her hers it its they them their theirs
+    who whom whose which what someone's somebody's
+    am is are was were be been being do does doing did done have has having had
+    will would shall should can could may might must let let's
+    as so too very just please make create generate produce give want need
+    """)
+)
+"""Words that say of no sound and no picture what it is. Where captions did not have them a prompt is read without them:
+by meaning, "are" would be nearest to "several" and "each" to "three"."""
+NEGATIONS = frozenset(words_of("no not nor none nothing never neither without except cannot"))
+"""Words that turn the meaning of others round, and by meaning are near to their opposites ("without" to "with"): never
+read as others, so that what a model cannot follow is said."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +94,21 @@ class Vocabulary:
         (folder / FILE).write_text("\n".join(sorted(lines)) + "\n", encoding="utf-8")
 
     def read(self, prompt: str) -> str:
-        """The prompt in words of the captions, where one is like its own."""
-        return _WORD.sub(lambda found: self.alike.get(found[0].lower(), found[0]), prompt)
+        """The prompt in words of the captions, where one is like its own, and without the grammar that they lack."""
+        if not any(word in self.known or word not in GRAMMAR for word in words_of(prompt)):
+            return prompt  # nothing would be left of it
+        return _WORD_AND_SPACE.sub(self._read, prompt)
+
+    def _read(self, found: re.Match[str]) -> str:
+        word = found[1].lower()
+        if word in self.known:
+            return found[0]
+        return "" if word in GRAMMAR else self.alike.get(word, found[1]) + found[2]
 
     def remark(self, prompt: str) -> str | None:
         """One sentence about the words of a prompt that no caption had; None where there are none."""
-        remarks = [self._remark(word) for word in dict.fromkeys(words_of(prompt)) if word not in self.known]
+        words = dict.fromkeys(words_of(prompt))
+        remarks = [self._remark(word) for word in words if word not in self.known and word not in GRAMMAR]
         if not remarks:
             return None
         return f"of the prompt '{prompt}' this model's captions did not have {', '.join(remarks)}."

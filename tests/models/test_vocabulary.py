@@ -24,6 +24,26 @@ def test_a_word_is_read_as_the_one_that_it_is_like() -> None:
 
 
 @pytest.mark.parametrize(
+    ("prompt", "read"),
+    [
+        ("Please make my dog's hound bark", "dog's dog bark"),
+        ("a dog that is barking, and is it: a hound", "a dog barking, and : a dog"),
+        ("are these hounds", "hounds"),
+        ("who are they", "who are they"),
+        ("no dog", "no dog"),
+    ],
+)
+def test_grammar_that_no_caption_had_is_left_out(prompt: str, read: str) -> None:
+    assert VOCABULARY.read(prompt) == read
+
+
+def test_grammar_is_not_remarked_on() -> None:
+    assert VOCABULARY.remark("please make the sound of a dog") is not None
+    assert VOCABULARY.remark("please make the dog") is None
+    assert "'no' (not known)" in str(VOCABULARY.remark("no dog"))
+
+
+@pytest.mark.parametrize(
     ("prompt", "said"),
     [
         ("a hound barks", "of the prompt 'a hound barks' this model's captions did not have 'hound' (read as 'dog')."),
