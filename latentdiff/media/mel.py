@@ -226,11 +226,13 @@ class LogMel(nn.Module):
             iterations: how often; overlapping frames contradict each other, so each comes closer. 0 does nothing.
         """
         floor = self.config.clamp
-        target = (log_mel.exp() if self.config.log == "ln" else 10**log_mel).clamp(min=floor)
+        target = log_mel.exp() if self.config.log == "ln" else 10**log_mel
+        target = target.clamp(min=floor, max=1 / floor)  # an untrained model asks for more than any waveform has
         wanted = (1 / target) @ self.filters.mT
         heard = self.filters.sum(1) > 0  # bins outside [fmin, fmax] stay as they are
-        trust = 1 / target.square().mean(-1, keepdim=True).sqrt()  # (B, T, 1)
-        weight = self._add_up(self._padded_window.square() * trust).clamp(min=1e-9)
+        level = target.square().mean(-1, keepdim=True).sqrt()  # (B, T, 1)
+        trust = level.amax(1, keepdim=True) / level
+        weight = self._add_up(self._padded_window.square() * trust).clamp(min=1e-6)
         last = None
         for _ in range(iterations):
             spectrum = self._spectrum(wave)[..., : target.shape[1]]

@@ -212,6 +212,15 @@ def test_imposing_a_mel_does_not_fill_its_gaps() -> None:
     assert error.abs().mean() < 0.14
 
 
+def test_imposing_a_mel_that_no_waveform_has_is_loud_and_not_silent() -> None:
+    mel = LogMel(PRESETS["starter-16k-64"])
+    draws = torch.randn(2, 40 * 256, generator=torch.Generator().manual_seed(0))
+    target = 50 * draws[0].reshape(1, 160, 64)[:, :40]  # exp(50) squared is beyond what a float holds
+    made = mel.impose(0.05 * draws[1:], target, 8)
+    assert torch.isfinite(made).all()
+    assert made.std() > 1
+
+
 def test_an_onset_is_not_heard_before_it_begins() -> None:
     """100 samples before it, frames that all count alike leave 10 dB less than in the chord itself."""
     mel, begin = LogMel(PRESETS["starter-16k-64"]), 20 * 256 + 100
