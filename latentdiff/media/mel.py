@@ -228,7 +228,7 @@ class LogMel(nn.Module):
         floor = self.config.clamp
         target = log_mel.exp() if self.config.log == "ln" else 10**log_mel
         target = target.clamp(min=floor, max=1 / floor)  # an untrained model asks for more than any waveform has
-        wanted = (1 / target) @ self.filters.mT
+        wanted = ((1 / target) @ self.filters.mT).clamp(min=1e-12)
         heard = self.filters.sum(1) > 0  # bins outside [fmin, fmax] stay as they are
         level = target.square().mean(-1, keepdim=True).sqrt()  # (B, T, 1)
         trust = level.amax(1, keepdim=True) / level
@@ -239,7 +239,7 @@ class LogMel(nn.Module):
             ahead = spectrum if last is None else spectrum + _MOMENTUM * (spectrum - last)
             last = spectrum
             present = (1 / (ahead.abs().mT @ self.filters).clamp(min=floor)) @ self.filters.mT
-            gain = torch.where(heard, present / wanted.clamp(min=1e-12), 1.0).clamp(max=100.0)  # 40 dB at once
+            gain = torch.where(heard, present / wanted, 1.0).clamp(max=100.0)  # 40 dB at once
             wave = self._overlap_add(ahead * (gain * trust).mT, weight, wave.shape[-1])
         return wave
 

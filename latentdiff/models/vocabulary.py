@@ -95,9 +95,12 @@ class Vocabulary:
 
     def read(self, prompt: str) -> str:
         """The prompt in words of the captions, where one is like its own, and without the grammar that they lack."""
-        if not any(word in self.known or word not in GRAMMAR for word in words_of(prompt)):
+        if not self._says_something(prompt):
             return prompt  # nothing would be left of it
         return _WORD_AND_SPACE.sub(self._read, prompt)
+
+    def _says_something(self, prompt: str) -> bool:
+        return any(word in self.known or word not in GRAMMAR for word in words_of(prompt))
 
     def _read(self, found: re.Match[str]) -> str:
         word = found[1].lower()
@@ -106,8 +109,10 @@ class Vocabulary:
         return "" if word in GRAMMAR else self.alike.get(word, found[1]) + found[2]
 
     def remark(self, prompt: str) -> str | None:
-        """One sentence about the words of a prompt that no caption had; None where there are none."""
+        """One sentence about the words of a prompt that no caption had; None where there is nothing to say."""
         words = dict.fromkeys(words_of(prompt))
+        if words and not self._says_something(prompt):
+            return f"the prompt '{prompt}' names nothing that this model's captions had; what it makes is a guess."
         remarks = [self._remark(word) for word in words if word not in self.known and word not in GRAMMAR]
         if not remarks:
             return None

@@ -50,6 +50,7 @@ def test_grammar_is_not_remarked_on() -> None:
         ("a wolf, Wolf", "did not have 'wolf' (not known; the nearest is 'dog')."),
         ("gitar", "did not have 'gitar' (not known; did you mean 'guitar'?)."),
         ("xylem hound", "did not have 'xylem' (not known), 'hound' (read as 'dog')."),
+        ("who are they", "names nothing that this model's captions had; what it makes is a guess."),
     ],
 )
 def test_what_no_caption_had_is_said(prompt: str, said: str) -> None:
