@@ -240,7 +240,10 @@ def speed(pipe: TextToAudioPipeline, seconds: float = 10.0) -> dict[str, float]:
     for name, part in parts.items():
         with FlopCounterMode(display=False) as counter:
             part()
-        gflop[name] = counter.get_total_flops() / 1e9 * (pipe.config.default_steps if name == "unet" else 1)
+        gflop[name] = counter.get_total_flops() / 1e9
+    steps, (first, behind) = pipe.config.default_steps, pipe.config.default_guidance_interval or (0.0, 1.0)
+    guided = sum(first * steps <= number < behind * steps for number in range(steps))
+    gflop["unet"] *= (steps + guided) / 2  # a guided step's work is measured, one without has half of it
     a = torch.randn(2048, 2048)
     a @ a
     start = time.perf_counter()

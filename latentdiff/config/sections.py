@@ -226,7 +226,8 @@ class UNetConfig(Section):
 
     kind: Literal["conditional"] = "conditional"
     block_out_channels: tuple[int, ...] = (96, 128, 160)
-    layers_per_block: int = Field(1, gt=0)
+    layers_per_block: Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(gt=0)], ...] = 1
+    """Of all levels, or of each; on the way up there is one more."""
     attention: tuple[bool, ...] = (False, True, True)
     """Whether a level has cross-attention."""
     attention_heads: Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(gt=0)], ...] = 8

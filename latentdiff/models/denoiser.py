@@ -117,9 +117,10 @@ def new_denoiser(
     levels = len(config.block_out_channels)
     if len(config.attention) != levels:
         raise InputError(f"unet.attention has {len(config.attention)} entries, unet.block_out_channels {levels}.")
-    heads = getattr(config, "attention_heads", 1)
-    if not isinstance(heads, int) and len(heads) != levels:
-        raise InputError(f"unet.attention_heads has {len(heads)} entries, unet.block_out_channels {levels}.")
+    for name in ("attention_heads", "layers_per_block"):
+        each = getattr(config, name, 1)
+        if not isinstance(each, int) and len(each) != levels:
+            raise InputError(f"unet.{name} has {len(each)} entries, unet.block_out_channels {levels}.")
     channels = latent_channels, latent_channels * output_channels
     if isinstance(config, PlainUNetConfig):
         assert tokens_width is None and pooled_width is None  # the configuration was checked

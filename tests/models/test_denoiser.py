@@ -124,9 +124,16 @@ def test_levels_and_attention_go_together() -> None:
     assert unet.config.up_block_types == ("CrossAttnUpBlock2D", "UpBlock2D")
 
 
-def test_lists_of_different_length_are_refused() -> None:
-    sizes = SIZES.model_copy(update={"attention": (True,)})
-    with pytest.raises(InputError, match=r"unet\.attention has 1 .*unet\.block_out_channels 2"):
+def test_levels_have_their_own_number_of_layers() -> None:
+    unet = new_denoiser(SIZES.model_copy(update={"layers_per_block": (3, 1)}), CHANNELS, WIDTH, None)
+    assert [len(block.resnets) for block in unet.down_blocks] == [3, 1]
+    assert [len(block.resnets) for block in unet.up_blocks] == [2, 4]
+
+
+@pytest.mark.parametrize(("key", "one"), [("attention", True), ("attention_heads", 2), ("layers_per_block", 2)])
+def test_lists_of_different_length_are_refused(key: str, one: bool | int) -> None:
+    sizes = SIZES.model_copy(update={key: (one,)})
+    with pytest.raises(InputError, match=rf"unet\.{key} has 1 .*unet\.block_out_channels 2"):
         new_denoiser(sizes, CHANNELS, WIDTH, None)
 
 
