@@ -321,6 +321,17 @@ def test_loud_wave_is_clipped_and_not_wrapped(tmp_path: Path) -> None:
     np.testing.assert_allclose(wave, [0.5, 1, -1, 0], atol=1e-4)
 
 
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_samples_are_rounded_to_the_nearest_step(tmp_path: Path, suffix: str) -> None:
+    wave = np.random.default_rng(0).normal(0, 1e-4, RATE).astype(np.float32)  # three steps of 16 bits: a quiet passage
+    written, _ = soundfile.read(write_audio(tmp_path / f"a{suffix}", wave, RATE), dtype="float32")
+    error = (written - wave) * 32768
+    assert np.abs(error).max() <= 0.5
+    assert abs(error.mean()) < 0.01  # libsndfile's own conversion rounds down: -0.5
+    again, _ = soundfile.read(write_audio(tmp_path / f"b{suffix}", written, RATE), dtype="float32")
+    assert np.array_equal(again, written)
+
+
 def test_ten_minutes_of_vorbis(tmp_path: Path) -> None:
     # libsndfile's encoder overruns its stack when it is given all of this in one call
     path = write_audio(tmp_path / "a.ogg", np.zeros(600 * RATE, np.float32), RATE)
