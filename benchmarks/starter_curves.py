@@ -4,9 +4,10 @@
     python benchmarks/starter_curves.py starter-image --data data/emoji
 
 Of the same prompts and seeds at every setting: how often the judge hears (top 1) or sees (top 5) what was asked for,
-and the kernel distance (KID) of the judge's features to those of real media. Prompts and seeds are others than those
-of the model cards' figures, but for their rows about guidance. Sounds are judged by their mels, before the vocoder,
-which no setting here touches.
+and the kernel distance (KID) of the judge's features to those of real media; as many other real media have the floor,
+which is zero but for chance, so that either may lie below zero. Prompts and seeds are others than those of the model
+cards' figures, but for their rows about guidance. Sounds are judged by their mels, before the vocoder, which no setting
+here touches.
 Points are kept in a JSON file as they come, so that a run that is stopped goes on; the figure beside it is drawn of it.
 What a curve does not vary is the model's default when its file began: remove the file to begin from today's.
 """
@@ -15,7 +16,6 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -36,7 +36,7 @@ from latentdiff.models.autoencoder import decode
 
 SAMPLERS = ("ddim", "euler", "heun", "dpmsolver++", "dpmsolver++-karras", "unipc")
 EVALUATIONS = (5, 10, 20)
-SEED = 5000  # of the first medium
+SEED = 5000  # of the first medium, and of the floor
 SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 INTERVALS = ((0.0, 1.0), (0.0, 0.5), (0.0, 0.8), (0.2, 1.0), (0.2, 0.8))
 CURVES = ("steps", "guidance", "interval", "rescale")
@@ -65,10 +65,11 @@ class Sounds:
         self.pipe, self.judge = TextToAudioPipeline.from_pretrained(model), load_bundled_judge()
         asked_for = prompts(count, seed=11, held_out=True)
         self.texts, self.truth = [text for text, _ in asked_for], [label for _, label in asked_for]
-        rows = [row for row in read_folder(data) if len(set(row.labels)) == 1][: 4 * count]
+        rows = [row for row in read_folder(data) if len(set(row.labels)) == 1]
         with torch.no_grad():
             parts = real_waves(rows).split(32)
-            self.real = torch.cat([self.judge.features(self.judge.log_mel(wave)[:, :256]) for wave in parts])
+            real = torch.cat([self.judge.features(self.judge.log_mel(wave)[:, :256]) for wave in parts])
+        self.real, self.others = real[: 4 * count], real[4 * count :]
 
     @torch.no_grad()
     def features(self, options: dict[str, Any]) -> Tensor:
@@ -98,6 +99,7 @@ class Pictures:
         self.truth = drawings.of(rows, "name")
         with torch.no_grad():
             self.real = self.judge.features(drawings.pixels(drawings.train[::3]))
+            self.others = self.judge.features(drawings.pixels(drawings.train[1::3]))
 
     @torch.no_grad()
     def features(self, options: dict[str, Any]) -> Tensor:
@@ -116,6 +118,13 @@ def kernel_distance(made: Tensor, real: Tensor) -> float:
     return kid(Case(Evidence(made.double()), reference, reference), Bootstrap(replicates=1))[""].value
 
 
+def floors(media: Sounds | Pictures) -> list[float]:
+    """The distance of every group of other real media, drawn by chance, that is as large as the prompts are many."""
+    order = torch.randperm(len(media.others), generator=torch.Generator().manual_seed(SEED))
+    groups = media.others[order].split(len(media.texts))
+    return [kernel_distance(group, media.real) for group in groups if len(group) == len(media.texts)]
+
+
 def settings(default: Setting) -> Iterator[tuple[str, Setting]]:
     """What is tried, by the curve that it belongs to."""
     for sampler in SAMPLERS:
@@ -131,10 +140,17 @@ def settings(default: Setting) -> Iterator[tuple[str, Setting]]:
             yield "rescale", default._replace(guidance=scale, rescale=rescale)
 
 
-def measure(media: Sounds | Pictures, default: Setting, file: Path) -> list[dict[str, Any]]:
-    """All points, those that the file has already included."""
+def measure(media: Sounds | Pictures, default: Setting, file: Path) -> dict[str, Any]:
+    """The report, with all points, those that the file has already included."""
     process = media.pipe.scheduler.config
     points: list[dict[str, Any]] = json.loads(file.read_text())["points"] if file.is_file() else []
+    report = {
+        "model": file.stem,
+        "prompts": len(media.texts),
+        "default": default._asdict(),
+        "floors": floors(media),
+        "points": points,
+    }
     known = {json.dumps([p[key] for key in Setting._fields]): p for p in points}
     for curve, setting in settings(default):
         key = json.dumps(list(setting))
@@ -157,14 +173,14 @@ def measure(media: Sounds | Pictures, default: Setting, file: Path) -> list[dict
             points.append(known[key])
         if curve not in known[key]["curves"]:
             known[key]["curves"].append(curve)
-            report = {"model": file.stem, "prompts": len(media.texts), "default": default._asdict(), "points": points}
-            file.write_text(json.dumps(report, indent=1) + "\n")
             print({k: v for k, v in known[key].items() if k != "curves"}, flush=True)
-    return points
+        file.write_text(json.dumps(report, indent=1) + "\n")
+    return report
 
 
-def plot(points: list[dict[str, Any]], default: Setting, prompts: int, file: Path) -> None:
-    """Two rows, what the judge knows and the kernel distance; a column for each curve."""
+def plot(report: dict[str, Any], default: Setting, file: Path) -> None:
+    """Two rows, what the judge knows and the kernel distance, with its floor in grey; a column for each curve."""
+    points = report["points"]
     figure, axes = plt.subplots(2, 4, figsize=(17, 7), sharey="row", layout="constrained")
     for row, (value, title) in enumerate((("right", "share that the judge knows"), ("kid", "KID to real media"))):
         of = {curve: [p for p in points if curve in p["curves"]] for curve in CURVES}
@@ -181,8 +197,13 @@ def plot(points: list[dict[str, Any]], default: Setting, prompts: int, file: Pat
             line = sorted((p["rescale"], p[value]) for p in of["rescale"] if p["guidance"] == scale)
             axes[row, 3].plot(*zip(*line, strict=True), marker="o", label=f"guidance {scale:g}")
         axes[row, 0].set(xticks=EVALUATIONS, ylabel=title)
-        if value == "kid":  # Heun's first points lie far outside
-            axes[row, 0].set_ylim(0, 4 * median(p["kid"] for p in points))
+        if value == "right":
+            axes[row, 0].set_ylim(min(0.9, *(p["right"] for p in points)) - 0.02, 1.02)
+        else:
+            for axis in axes[row]:
+                axis.axhspan(min(report["floors"]), max(report["floors"]), color="0.85", zorder=0)
+            highest = max(p["kid"] for p in points if p["curves"] != ["steps"])  # Heun's first lie far above
+            axes[row, 0].set_ylim(min(*report["floors"], *(p["kid"] for p in points)) - 0.02, 1.1 * highest)
         for axis in (axes[row, 0], *axes[row, 2:]):
             axis.legend(fontsize=8)
     axes[1, 0].set(xlabel="evaluations of the network for the prompt")
@@ -190,7 +211,7 @@ def plot(points: list[dict[str, Any]], default: Setting, prompts: int, file: Pat
     axes[1, 2].set(xlabel="guided part of the steps")
     axes[1, 3].set(xlabel="guidance rescaled")
     said = f"{default.sampler}, {default.steps} steps, guidance {default.guidance:g} rescaled by {default.rescale:g}"
-    figure.suptitle(f"{file.stem}: {prompts} prompts; what an axis does not vary is {said}")
+    figure.suptitle(f"{file.stem}: {report['prompts']} prompts; what an axis does not vary is {said}")
     figure.savefig(file, dpi=80)
 
 
@@ -218,8 +239,7 @@ def main() -> None:
     if file.is_file():
         begun = json.loads(file.read_text())["default"]
         default = Setting(**begun | {"interval": tuple(begun["interval"])})
-    points = measure(media, default, file)
-    plot(points, default, options.count, options.output / f"{options.model}.png")
+    plot(measure(media, default, file), default, options.output / f"{options.model}.png")
 
 
 if __name__ == "__main__":

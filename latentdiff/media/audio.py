@@ -331,7 +331,7 @@ def encode_audio(wave: np.ndarray, sampling_rate: int, suffix: str, comment: str
     It is made in memory because libsndfile writes an OGG to a full disk without an error.
     """
     container, subtype = _WRITERS[suffix]
-    if subtype == "PCM_16":  # in a WAV libsndfile rounds floats down: an offset of half a step, twice the noise
+    if subtype == "PCM_16":  # in a WAV libsndfile rounds floats down: an offset of half a step, twice the error
         wave = np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", sampling_rate, 1, subtype, format=container) as file:
