@@ -120,9 +120,13 @@ def kernel_distance(made: Tensor, real: Tensor) -> float:
 
 def floors(media: Sounds | Pictures) -> list[float]:
     """The distance of every group of other real media, drawn by chance, that is as large as the prompts are many."""
-    order = torch.randperm(len(media.others), generator=torch.Generator().manual_seed(SEED))
-    groups = media.others[order].split(len(media.texts))
-    return [kernel_distance(group, media.real) for group in groups if len(group) == len(media.texts)]
+    count, others = len(media.texts), len(media.others)
+    if others < count:
+        raise SystemExit(
+            f"{others} further media are too few for a floor of {count}: give more --data, or a lower --count"
+        )
+    order = torch.randperm(others, generator=torch.Generator().manual_seed(SEED))
+    return [kernel_distance(group, media.real) for group in media.others[order].split(count) if len(group) == count]
 
 
 def settings(default: Setting) -> Iterator[tuple[str, Setting]]:
